@@ -1,0 +1,12 @@
+# How every target of the project is compiled.
+set(CMAKE_C_STANDARD 17)
+set(CMAKE_C_STANDARD_REQUIRED ON)
+set(CMAKE_C_EXTENSIONS ON) # GNU attributes and POSIX; still -std=gnu17
+set(CMAKE_C_VISIBILITY_PRESET hidden)
+set(CMAKE_POSITION_INDEPENDENT_CODE ON)
+if(NOT CMAKE_BUILD_TYPE)
+  set(CMAKE_BUILD_TYPE Release)
+endif()
+# -ffp-contract=off: the plain C kernels mean what they say; fused multiply-adds are written where they are wanted.
+set(FAVOR_COMPILE_OPTIONS -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla
+                          -ffp-contract=off -fno-math-errno)

@@ -1,0 +1,275 @@
+/* favor: linear-cost attention over sequences sharded across MPI ranks.
+ *
+ * The order of calls is  context -> problem -> plan -> execute.
+ *
+ *   struct favor_context *context = NULL;
+ *   struct favor_plan *plan = NULL;
+ *   favor_context_create(MPI_COMM_WORLD, &context);
+ *   struct favor_problem problem = favor_problem_default();
+ *   ... set heads, tokens, widths ...
+ *   favor_plan_create(context, &problem, &plan);
+ *   favor_plan_shard(plan, &shard);             which heads and tokens this rank owns
+ *   favor_plan_execute(plan, &q, &k, &v, &out); arrays of that shard
+ *   favor_plan_destroy(&plan);
+ *   favor_context_destroy(&context);
+ *
+ * Symbols: B batch, H query heads, G key heads, N tokens, D key width, E value width, M features. Query head h reads
+ * key head floor(h G / H). Heads are counted flat over the batch: query head b H + h, key head b G + g.
+ * Token ranges are half-open and global; sizes and indices are int64_t.
+ *
+ * The computed function (Choromanski et al., "Rethinking Attention with Performers", ICLR 2021, lemma 1):
+ *
+ *   x~ = sqrt(scale) x,  phi_r(x) = M^-1/2 exp(w_r . x~ - |x~|^2 / 2)
+ *   out_i = sum_j (phi(q_i) . phi(k_j)) v_j / sum_j (phi(q_i) . phi(k_j))
+ *
+ * with j over the tokens of i's segment (causal: those with j <= i).
+ *
+ * Errors: every function that can fail returns enum favor_status. A collective function returns the same status on
+ * every rank, and favor_context_message() then gives the same text on every rank. A local function that fails leaves
+ * its error with the context; the next collective function on that context reports it everywhere.
+ */
+#ifndef FAVOR_FAVOR_H
+#define FAVOR_FAVOR_H
+
+#include <mpi.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <favor/favor_version.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(__GNUC__)
+#define FAVOR_API __attribute__((visibility("default")))
+#else
+#define FAVOR_API
+#endif
+
+/* In order of severity: where ranks fail differently, the highest is reported. */
+enum favor_status {
+  FAVOR_OK = 0,
+  FAVOR_EVERIFY,   /* an answer was checked and is wrong */
+  FAVOR_EUSAGE,    /* an argument or option is out of range or contradicts another */
+  FAVOR_ECONFIG,   /* a configuration file is malformed */
+  FAVOR_EDATA,     /* input data: shapes, types, segments, NaN or Inf, truncated or foreign file */
+  FAVOR_ECREATE,   /* the output cannot be created */
+  FAVOR_EIO,       /* a read or a write failed */
+  FAVOR_ENOMEM,    /* memory could not be allocated */
+  FAVOR_EINTERNAL, /* a step failed for no reason of the caller's */
+  FAVOR_EMPI,      /* an MPI call failed; the context communicates no more */
+  FAVOR_N_STATUS
+};
+
+/* The name of a status, e.g. "FAVOR_EDATA". Local; never NULL; the string is static. */
+FAVOR_API const char *favor_status_name(enum favor_status status);
+
+/* ---- context ---------------------------------------------------------------------------------------------------- */
+
+struct favor_context;
+
+/* Collective over comm, which is duplicated; the caller keeps comm. On the duplicate errors return.
+ * Errors: FAVOR_EMPI, FAVOR_ENOMEM. On failure *context is NULL. */
+FAVOR_API enum favor_status favor_context_create(MPI_Comm comm, struct favor_context **context);
+
+/* Collective over the context's ranks; plans and files made from it must be gone. Accepts NULL, sets it to NULL. */
+FAVOR_API void favor_context_destroy(struct favor_context **context);
+
+/* The text of the last agreed error, "" before any. Local; valid until the next call on the context. */
+FAVOR_API const char *favor_context_message(const struct favor_context *context);
+
+FAVOR_API int favor_context_rank(const struct favor_context *context);
+FAVOR_API int favor_context_size(const struct favor_context *context);
+
+/* ---- problem ---------------------------------------------------------------------------------------------------- */
+
+enum favor_map { FAVOR_MAP_POSITIVE = 0 };
+enum favor_projection { FAVOR_PROJECTION_ORTHOGONAL = 0, FAVOR_PROJECTION_GAUSSIAN };
+enum favor_row_norm { FAVOR_ROW_NORM_SQRT = 0, FAVOR_ROW_NORM_CHI };
+enum favor_precision { FAVOR_PRECISION_F32 = 0, FAVOR_PRECISION_F64 };
+enum favor_scan { FAVOR_SCAN_AUTO = 0, FAVOR_SCAN_EXSCAN, FAVOR_SCAN_DOUBLING, FAVOR_SCAN_CHAIN };
+
+struct favor_problem {
+  int64_t batch;       /* B >= 1 */
+  int64_t heads;       /* H >= 1, a multiple of kv_heads */
+  int64_t kv_heads;    /* G >= 1 */
+  int64_t tokens;      /* N >= 0 */
+  int64_t key_width;   /* D >= 1 */
+  int64_t value_width; /* E >= 1 */
+
+  const int64_t *segments; /* [n_segments + 1] offsets, first 0, last N, not decreasing; copied; NULL: one segment */
+  int64_t n_segments;
+  bool is_causal;
+
+  enum favor_map map;
+  int64_t features; /* M >= 1 */
+  enum favor_projection projection;
+  enum favor_row_norm row_norm;
+  bool has_projection_per_head; /* one projection for each key head (shared over the batch) */
+  uint64_t seed, layer, redraw; /* the projection is a function of these and of the key head */
+  double scale;                 /* of the logits; 0: D^-1/2; else > 0 */
+  /* A projection to use instead of a drawn one: [M][D], or [G][M][D] with has_projection_per_head. Read on rank 0
+   * only, copied (and rounded to float in f32); NULL: draw. */
+  const double *projection_data;
+
+  enum favor_precision precision;
+  const char *kernel; /* "auto", or a name of favor_kernel_name() */
+  int threads; /* of this rank; 0: OMP_NUM_THREADS, else the cores this rank may use over the ranks sharing them */
+  int64_t grid_heads, grid_tokens; /* process grid; both 0: chosen by cost; their product <= ranks */
+  enum favor_scan scan;
+  int64_t block_tokens; /* tokens a step touches at most, rounded to whole runs; 0: chosen from memory_bytes */
+  int64_t memory_bytes; /* per rank, for states, scratch and the caller's blocks; 0: no bound */
+};
+
+/* One head, width 64, 256 features, causal off, everything automatic; tokens 0. */
+FAVOR_API struct favor_problem favor_problem_default(void);
+
+/* ---- plan ------------------------------------------------------------------------------------------------------- */
+
+struct favor_plan;
+
+/* Collective. Checks the problem, chooses grid, kernel and schedule, draws and broadcasts the projection, allocates and
+ * touches all memory that execution needs. The problem must be the same on every rank but for `threads` and
+ * projection_data. Errors: FAVOR_EUSAGE, FAVOR_EDATA (segments, projection values), FAVOR_ENOMEM, FAVOR_EMPI.
+ * On failure *plan is NULL. The plan keeps using the context, which must outlive it. */
+FAVOR_API enum favor_status favor_plan_create(struct favor_context *context, const struct favor_problem *problem,
+                                              struct favor_plan **plan);
+
+/* Collective (frees communicators). Accepts NULL, sets it to NULL. */
+FAVOR_API void favor_plan_destroy(struct favor_plan **plan);
+
+/* What one rank owns: flat query heads, flat key heads, tokens. Any of them may be empty. */
+struct favor_shard {
+  int64_t head_begin, head_end;
+  int64_t kv_head_begin, kv_head_end;
+  int64_t token_begin, token_end;
+};
+
+/* Local. */
+FAVOR_API void favor_plan_shard(const struct favor_plan *plan, struct favor_shard *shard);
+
+/* A rank's rows of a tensor: element (head, token, column) of the shard or step is
+ * data[head * head_stride + token * token_stride + column], counted from its first head and token.
+ * Elements are float under FAVOR_PRECISION_F32 and double under FAVOR_PRECISION_F64. */
+struct favor_input {
+  const void *data;
+  int64_t head_stride, token_stride; /* elements */
+};
+struct favor_output {
+  void *data;
+  int64_t head_stride, token_stride; /* elements */
+};
+
+/* Collective. Attention of the whole problem: q [heads][tokens][D], k [kv_heads][tokens][D], v [kv_heads][tokens][E],
+ * out [heads][tokens][E], each this rank's shard. The caller owns all four; out must not overlap the others.
+ * Allocates nothing. Errors: FAVOR_EDATA (NaN, Inf, or |x~|^2/2 above 2^22; tensor, head and token named), FAVOR_EMPI.
+ * After an error out is unspecified and the plan can be executed again. */
+FAVOR_API enum favor_status favor_plan_execute(struct favor_plan *plan, const struct favor_input *q,
+                                               const struct favor_input *k, const struct favor_input *v,
+                                               const struct favor_output *out);
+
+/* ---- the same in steps, for data that does not fit into memory ----------------------------------------------------
+ *
+ *   favor_plan_begin(plan);
+ *   for (i = 0; i < favor_plan_n_steps(plan); i++) {
+ *     favor_plan_step(plan, i, &step);
+ *     ... read what step.needs says of tokens [step.token_begin, step.token_end) of the shard's heads ...
+ *     favor_plan_run_step(plan, i, &q, &k, &v, &out);
+ *     ... write out if step.needs says so ...
+ *   }
+ *   status = favor_plan_end(plan);
+ */
+enum favor_verb {
+  FAVOR_ABSORB,        /* take keys and values into the state */
+  FAVOR_COMBINE_BEGIN, /* let the ranks' states meet: no arrays */
+  FAVOR_COMBINE_END,
+  FAVOR_EMIT /* turn queries (and, where needed, keys and values) into outputs */
+};
+enum { FAVOR_NEEDS_Q = 1, FAVOR_NEEDS_K = 2, FAVOR_NEEDS_V = 4, FAVOR_NEEDS_OUT = 8 };
+
+struct favor_step {
+  enum favor_verb verb;
+  int64_t token_begin, token_end; /* global tokens; at most favor_plan_info.block_tokens of them */
+  unsigned needs;                 /* FAVOR_NEEDS_... */
+};
+
+/* Local. Every output token of the shard is emitted by exactly one step. The number of steps differs between ranks. */
+FAVOR_API int64_t favor_plan_n_steps(const struct favor_plan *plan);
+FAVOR_API void favor_plan_step(const struct favor_plan *plan, int64_t index, struct favor_step *step);
+
+/* Local: forgets every state, so that a run can start. */
+FAVOR_API void favor_plan_begin(struct favor_plan *plan);
+
+/* Runs one step; steps go in order. Collective for the COMBINE verbs, else local. Arrays start at the step's first
+ * token; those that the step does not need may be NULL. After a local error the remaining steps compute nothing, yet
+ * must be run, so that every rank meets in the collective ones. Errors: as favor_plan_execute. */
+FAVOR_API enum favor_status favor_plan_run_step(struct favor_plan *plan, int64_t index, const struct favor_input *q,
+                                                const struct favor_input *k, const struct favor_input *v,
+                                                const struct favor_output *out);
+
+/* Collective: agrees on the outcome of the run. */
+FAVOR_API enum favor_status favor_plan_end(struct favor_plan *plan);
+
+/* ---- what a plan chose, did and holds --------------------------------------------------------------------------- */
+
+struct favor_plan_info {
+  const char *kernel; /* valid as long as the plan */
+  const char *scan;   /* "none" where no scan or reduction is needed */
+  int64_t grid_heads, grid_tokens;
+  int threads;
+  int64_t tile_tokens, run_tokens; /* a run is what is added to a state at once: shards and steps are whole runs */
+  int64_t block_tokens;
+  size_t state_bytes;  /* one state of every key head of the problem */
+  size_t memory_bytes; /* what the plan allocated on this rank */
+  double flops; /* 4 M (D + E) a token and query head over the whole problem; causal: without intra-tile products */
+};
+/* Local. */
+FAVOR_API void favor_plan_info(const struct favor_plan *plan, struct favor_plan_info *info);
+
+/* Local: one line for people on what was chosen and why. Writes at most size bytes with the final NUL. */
+FAVOR_API void favor_plan_describe(const struct favor_plan *plan, char *text, size_t size);
+
+/* Local: the projection in use, in the precision of the plan: [M][D], or [G][M][D]. Owned by the plan. */
+FAVOR_API const void *favor_plan_projection(const struct favor_plan *plan);
+
+struct favor_plan_times {
+  double features_state_s; /* absorbing keys and values */
+  double reduce_s;         /* blocked in combine */
+  double output_s;         /* emitting */
+  int64_t bytes_sent;      /* state bytes that this rank sent */
+};
+/* Local: of the run since favor_plan_begin. */
+FAVOR_API void favor_plan_times(const struct favor_plan *plan, struct favor_plan_times *times);
+
+enum favor_state_kind {
+  FAVOR_STATE_PREFIX, /* causal: of the keys of the first token's segment before this rank's first token */
+  FAVOR_STATE_FINAL   /* causal: up to this rank's last token; else of the whole segment of its last token */
+};
+/* Bytes that favor_plan_export_state writes for one key head. Local. */
+FAVOR_API size_t favor_plan_export_bytes(const struct favor_plan *plan);
+
+/* Local, after a run: the exact state (reproducible accumulators) of one flat key head of the shard. Equal keys and
+ * values give equal bytes for every number of ranks and threads. Errors: FAVOR_EUSAGE (no such head on this rank). */
+FAVOR_API enum favor_status favor_plan_export_state(const struct favor_plan *plan, enum favor_state_kind kind,
+                                                    int64_t kv_head, void *bytes);
+
+/* Local: an exported state as numbers: S_re = s[r][e] 2^exponent[r], z_r = z[r] 2^exponent[r]. A row of no key has
+ * exponent INT32_MIN and zeros. exponent [M], s [M][E], z [M]; owned by the caller. */
+FAVOR_API void favor_state_decode(const void *bytes, int32_t *exponent, double *s, double *z);
+
+/* ---- kernels ---------------------------------------------------------------------------------------------------- */
+
+/* Local: the kernels of this build, best first; NULL past the last. */
+FAVOR_API const char *favor_kernel_name(int index);
+/* Local: whether this machine can run it. */
+FAVOR_API bool favor_kernel_is_supported(int index);
+/* Local: which BLAS, its configuration and its chosen core. The string is static. */
+FAVOR_API const char *favor_blas_description(void);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,111 @@
+# What the jobs and the test runner share: packages, the environment of MPI, the build. Sourced, by bash.
+# shellcheck shell=bash
+set -euo pipefail
+
+# A closed standard input would hand its number to the next file that is opened, and mpirun reads it.
+exec </dev/null
+# Numbers with points, and messages that scripts can read.
+export LC_ALL=C
+# dpkg looks for ldconfig and start-stop-daemon, which a plain user's path lacks.
+export PATH=$PATH:/usr/sbin:/sbin
+
+FAVOR_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+# shellcheck disable=SC2034  # these lists are for those who source this file
+{
+  BUILD_PACKAGES=(
+    gcc libc6-dev make cmake pkg-config openmpi-bin libopenmpi-dev libopenblas-pthread-dev liblapacke-dev
+    libhdf5-openmpi-dev libcmocka-dev libhts-dev libjansson-dev libinih-dev librandom123-dev
+  )
+  TEST_PACKAGES=(hdf5-tools)
+  SLOW_TEST_PACKAGES=(slurm-wlm munge)
+}
+
+say() { printf '%s\n' "$*" >&2; }
+die() { # CODE TEXT...
+  local code=$1
+  shift
+  say "$(basename "$0"): error: $*"
+  exit "$code"
+}
+
+# need_packages NAME...: installs those that are missing; without the right to do so, prints the line that does it.
+need_packages() {
+  local package missing=() root=()
+  if ! command -v dpkg-query >/dev/null; then
+    say "not a Debian system: taking for granted what Debian calls $*"
+    return 0
+  fi
+  for package; do
+    [[ $(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null) == installed ]] || missing+=("$package")
+  done
+  [[ ${#missing[@]} -gt 0 ]] || return 0
+  if [[ $(id -u) -ne 0 ]]; then
+    command -v sudo >/dev/null ||
+      die 70 "packages are missing; as root, run: apt-get install --no-install-recommends ${missing[*]}"
+    root=(sudo)
+  fi
+  say "installing ${missing[*]}"
+  local apt=("${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=300)
+  "${apt[@]}" update >&2
+  "${apt[@]}" install --no-install-recommends "${missing[@]}" >&2
+}
+
+# fetch_package NAME DIRECTORY: unpacks a Debian package there without installing it, which needs no root, and gives its
+# /usr/share/doc also where the system drops that on installing.
+fetch_package() {
+  command -v apt-get >/dev/null || die 70 "the Debian package $1 is needed, and there is no apt-get here"
+  (
+    cd "$2"
+    if ! apt-get -q download "$1" >&2; then
+      [[ $(id -u) -eq 0 ]] || die 70 "apt does not know $1; as root, run: apt-get update"
+      apt-get -q -o DPkg::Lock::Timeout=300 update >&2
+      apt-get -q download "$1" >&2
+    fi
+    dpkg-deb -x "$1"_*.deb .
+    rm "$1"_*.deb
+  )
+}
+
+# mpi_environment: for every launch of favor, on one machine or many.
+mpi_environment() {
+  # Open MPI 4 leaves /dev/shm/sem.OMPIO_* behind when killed, and the next open of that file name hangs.
+  export OMPI_MCA_sharedfp=^sm
+  # Threads are the program's; BLAS gets tiles too small to share.
+  export OPENBLAS_NUM_THREADS=1
+  if [[ $(id -u) -eq 0 ]]; then
+    export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+  fi
+}
+
+# mpi_environment_shared: besides, for a machine that has fewer cores than ranks, or other work to do.
+mpi_environment_shared() {
+  mpi_environment
+  export OMPI_MCA_rmaps_base_oversubscribe=1
+  # Bound to cores, two runs would take the same ones.
+  export OMPI_MCA_hwloc_base_binding_policy=none
+  export OMPI_MCA_mpi_yield_when_idle=1
+}
+
+# build_favor PRESET [TARGET]: build/PRESET/favor, or all that there is to build.
+build_favor() {
+  local target=()
+  [[ $# -lt 2 ]] || target=(--target "$2")
+  (
+    cd "$FAVOR_ROOT"
+    cmake --preset "$1" >&2
+    cmake --build --preset "$1" --parallel "$(nproc)" "${target[@]}" >&2
+  )
+}
+
+# find_favor: the path of the program: $FAVOR, the release build, or the one in the path.
+find_favor() {
+  local program
+  for program in "${FAVOR:-}" "$FAVOR_ROOT/build/release/favor" "$(command -v favor || true)"; do
+    if [[ -n $program && -x $program ]]; then
+      printf '%s\n' "$program"
+      return 0
+    fi
+  done
+  die 70 "the program is not built; run: cmake --preset release && cmake --build --preset release (in $FAVOR_ROOT)"
+}

@@ -1,0 +1,186 @@
+#include "base/binned.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "base/status.h"
+
+/* The loops over elements are compiled for several vector widths; integers make the results the same. */
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__)
+#define VECTORS __attribute__((target_clones("avx512f", "avx2", "default"), optimize("O3")))
+#else
+#define VECTORS
+#endif
+
+/* 1.5 * 2^52: adding it to |x| < 2^51 rounds x to an integer, which then stands in the low bits of the sum. */
+#define ROUND_TO_INTEGER 0x1.8p52
+/* Half a bin: the largest digit. */
+#define HIGHEST_DIGIT 0x1p39
+
+static int64_t *bins_of(struct binned_row *row) { return (int64_t *)(row + 1); }
+static const int64_t *bins_of_const(const struct binned_row *row) { return (const int64_t *)(row + 1); }
+static int32_t *index_of(struct binned_row *row) {
+  return (int32_t *)(bins_of(row) + (int64_t)row->n_bins * row->width);
+}
+static const int32_t *index_of_const(const struct binned_row *row) {
+  return (const int32_t *)(bins_of_const(row) + (int64_t)row->n_bins * row->width);
+}
+
+size_t binned_row_bytes(int64_t width, int n_bins) {
+  size_t bytes = sizeof(struct binned_row) + (size_t)width * ((size_t)n_bins * sizeof(int64_t) + sizeof(int32_t));
+  return (bytes + 7) / 8 * 8;
+}
+
+void binned_clear(void *rows, int64_t n_rows, int64_t width, int n_bins) {
+  FAVOR_ASSERT(n_bins >= 2 && n_bins <= BINNED_MAX_BINS);
+  size_t row_bytes = binned_row_bytes(width, n_bins);
+  memset(rows, 0, (size_t)n_rows * row_bytes);
+  for (int64_t r = 0; r < n_rows; r++) {
+    struct binned_row *row = binned_row_at(rows, row_bytes, r);
+    *row = (struct binned_row){.exponent = BINNED_NONE, .width = (int32_t)width, .n_bins = n_bins};
+    int32_t *index = index_of(row);
+    for (int64_t e = 0; e < width; e++) index[e] = BINNED_NONE;
+  }
+}
+
+void binned_raise(struct binned_row *row, int32_t exponent) {
+  if (exponent > row->exponent) row->exponent = exponent;
+}
+
+/* 2^n for |n| <= 1022; 0 below, as what is that small beside a bin has no digit in it. */
+static inline double power_of_two(int64_t n) {
+  int64_t biased = n + 1023;
+  biased = biased < 0 ? 0 : biased > 2046 ? 2046 : biased;
+  uint64_t bits = (uint64_t)biased << 52;
+  double x;
+  memcpy(&x, &bits, sizeof x);
+  return x;
+}
+
+static inline int64_t integer_bits(double x) {
+  int64_t bits;
+  memcpy(&bits, &x, sizeof bits);
+  return bits;
+}
+
+static int64_t floor_divide(int64_t a, int64_t b) { return a / b - (a % b != 0 && (a < 0) != (b < 0)); }
+
+/* The smallest t with |x| 2^shift <= 2^(40 (t + 1) - 1). x is not 0. */
+static int32_t index_for(double x, int64_t shift) {
+  int exponent;
+  double fraction = frexp(fabs(x), &exponent); /* |x| = fraction 2^exponent, fraction in [1/2, 1) */
+  int64_t ceiling = exponent + shift - (fraction == 0.5);
+  return (int32_t)(-floor_divide(-(ceiling + 1), BINNED_WIDTH) - 1);
+}
+
+/* Makes `index` the index of element e: what falls below the lowest bin is dropped. */
+static void raise_index(struct binned_row *row, int64_t e, int32_t index) {
+  int64_t *bins = bins_of(row) + e, width = row->width;
+  int32_t *old = index_of(row) + e;
+  int64_t up = *old == BINNED_NONE ? row->n_bins : (int64_t)index - *old;
+  for (int64_t b = row->n_bins - 1; b >= 0; b--) bins[b * width] = b >= up ? bins[(b - up) * width] : 0;
+  *old = index;
+}
+
+static inline int64_t shift_at(int64_t shift, const int32_t *column_shift, int64_t e) {
+  return column_shift ? shift + column_shift[e] : shift;
+}
+
+/* Beyond this one factor is not enough to scale an addend. */
+enum { LARGEST_FACTOR = 1000 };
+
+/* Whether every element's index is high enough for its addend, so that digits can be added as they are. */
+VECTORS static bool is_covered(int64_t n, const double *x, int64_t shift, const int32_t *column_shift,
+                               const int32_t *index) {
+  int64_t n_uncovered = 0;
+  for (int64_t e = 0; e < n; e++) {
+    int64_t scale = shift_at(shift, column_shift, e) - (int64_t)BINNED_WIDTH * index[e];
+    bool is_low = fabs(x[e]) * power_of_two(scale) > HIGHEST_DIGIT || index[e] == BINNED_NONE || scale > LARGEST_FACTOR;
+    n_uncovered += is_low & (x[e] != 0);
+  }
+  return n_uncovered == 0;
+}
+
+/* Adds the digits of x scaled so that the element's top bin counts units of 1. With the rounding constant added, the
+ * integer stands in the low bits of the sum: its difference is exact, and vectors without conversions can take it. */
+VECTORS static void add_digits(int64_t n, const double *x, int64_t shift, const int32_t *column_shift,
+                               const int32_t *index, int64_t *restrict bins, int64_t width, int n_bins) {
+  for (int64_t e = 0; e < n; e++) {
+    int64_t scale = shift_at(shift, column_shift, e) - (int64_t)BINNED_WIDTH * index[e], half = scale / 2;
+    double y = x[e] * power_of_two(half) * power_of_two(scale - half);
+    for (int b = 0; b < n_bins; b++) {
+      double sum = y + ROUND_TO_INTEGER;
+      bins[b * width + e] += integer_bits(sum) - integer_bits(ROUND_TO_INTEGER);
+      y = (y - (sum - ROUND_TO_INTEGER)) * 0x1p40;
+    }
+  }
+}
+
+void binned_deposit(struct binned_row *row, int64_t first, int64_t n, const double *x, int64_t shift,
+                    const int32_t *column_shift) {
+  int32_t *index = index_of(row) + first;
+  if (!is_covered(n, x, shift, column_shift, index)) {
+    for (int64_t e = 0; e < n; e++) {
+      if (x[e] == 0) continue;
+      int32_t needed = index_for(x[e], shift_at(shift, column_shift, e));
+      if (index[e] == BINNED_NONE || needed > index[e]) raise_index(row, first + e, needed);
+    }
+  }
+  add_digits(n, x, shift, column_shift, index, bins_of(row) + first, row->width, row->n_bins);
+}
+
+static void merge_row(const struct binned_row *from, struct binned_row *into) {
+  FAVOR_ASSERT(from->width == into->width && from->n_bins == into->n_bins);
+  binned_raise(into, from->exponent);
+  const int32_t *from_index = index_of_const(from);
+  const int64_t *from_bins = bins_of_const(from);
+  int32_t *index = index_of(into);
+  int64_t *bins = bins_of(into), width = into->width;
+  for (int64_t e = 0; e < width; e++) {
+    if (from_index[e] == BINNED_NONE) continue;
+    if (index[e] == BINNED_NONE || from_index[e] > index[e]) raise_index(into, e, from_index[e]);
+    int64_t down = (int64_t)index[e] - from_index[e];
+    for (int64_t b = down; b < into->n_bins; b++) bins[b * width + e] += from_bins[(b - down) * width + e];
+  }
+}
+
+void binned_merge(const void *from, void *into, int64_t n_rows) {
+  if (n_rows == 0) return;
+  const struct binned_row *first = from;
+  size_t row_bytes = binned_row_bytes(first->width, first->n_bins);
+  for (int64_t r = 0; r < n_rows; r++) {
+    merge_row(binned_row_at_const(from, row_bytes, r), binned_row_at(into, row_bytes, r));
+  }
+}
+
+/* The element's value in units of its top bin. Bins may have grown past 2^53: two roundings, each below 2^-52. */
+static inline double in_units(const int64_t *bins, int64_t width, int n_bins) {
+  double value = 0;
+  for (int b = n_bins - 1; b >= 0; b--) value = value * 0x1p-40 + (double)bins[b * width];
+  return value;
+}
+
+VECTORS static void read_values(int64_t n, const int64_t *bins, int64_t width, int n_bins, const int32_t *index,
+                                int64_t shift, const int32_t *column_shift, double *restrict x) {
+  for (int64_t e = 0; e < n; e++) {
+    int64_t scale = (int64_t)BINNED_WIDTH * index[e] - shift_at(shift, column_shift, e), half = scale / 2;
+    x[e] = in_units(bins + e, width, n_bins) * power_of_two(half) * power_of_two(scale - half);
+  }
+}
+
+void binned_value(const struct binned_row *row, int64_t first, int64_t n, int64_t shift, const int32_t *column_shift,
+                  double *x) {
+  /* An element of nothing has bins of 0, whatever its index. */
+  read_values(n, bins_of_const(row) + first, row->width, row->n_bins, index_of_const(row) + first, shift, column_shift,
+              x);
+}
+
+int64_t binned_magnitude(const struct binned_row *row, int64_t element) {
+  int32_t index = index_of_const(row)[element];
+  if (index == BINNED_NONE) return BINNED_NONE;
+  double units = in_units(bins_of_const(row) + element, row->width, row->n_bins);
+  if (units == 0) return BINNED_NONE;
+  int exponent;
+  frexp(units, &exponent);
+  return (int64_t)BINNED_WIDTH * index + exponent;
+}

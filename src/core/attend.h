@@ -1,0 +1,35 @@
+/* One head, one piece of a segment: the mathematics of one rank.
+ *
+ * A piece is n consecutive tokens of one segment whose first token starts a run. Arrays are rows of reals at a stride.
+ * Each function returns false and fills the refusal (its token counted from the piece) at the first token that cannot
+ * be computed with; what came before is done.
+ */
+#ifndef FAVOR_CORE_ATTEND_H
+#define FAVOR_CORE_ATTEND_H
+
+#include <omp.h>
+
+#include "core/worker.h"
+
+/* Keys and values of a piece; its queries are a struct kernel_queries of n tokens, of which scale and is_lost are not
+ * the caller's to set. */
+struct piece_keys {
+  int64_t n;
+  const void *k, *v;
+  int64_t k_stride, v_stride;
+};
+/* Adds the piece's keys and values to the state, run by run, under the lock (NULL: nobody else adds). */
+bool attend_absorb(const struct engine *engine, struct worker *worker, const struct head_weights *weights,
+                   const struct piece_keys *keys, omp_lock_t *lock, void *rows, struct refusal *refusal);
+
+/* Bidirectional outputs of the piece's queries (kernel.h; n of any size) from a complete state, which stands in
+ * worker->view (state_view). */
+bool attend_emit(const struct engine *engine, struct worker *worker, const struct head_weights *weights,
+                 const struct kernel_queries *queries, struct refusal *refusal);
+
+/* Causal outputs of the piece after the keys in `rows`, which then takes the piece's keys. */
+bool attend_causal(const struct engine *engine, struct worker *worker, const struct head_weights *weights,
+                   const struct piece_keys *keys, const struct kernel_queries *queries, void *rows,
+                   struct refusal *refusal);
+
+#endif

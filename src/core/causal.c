@@ -1,0 +1,155 @@
+#include <math.h>
+
+#include "core/attend.h"
+
+static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+static double real_at(const struct engine *engine, const void *row, int64_t i) {
+  return engine->precision == FAVOR_PRECISION_F64 ? ((const double *)row)[i] : (double)((const float *)row)[i];
+}
+
+/* A weighted mean whose weights are given as log2; in double, at the exponent of the largest weight so far. */
+struct mean {
+  double top, total;
+  double *sum; /* [width] */
+  int64_t width;
+};
+
+/* What a term of weight 2^at counts at the mean's exponent, which rises to it first. */
+static double mean_factor(struct mean *mean, double at) {
+  if (at > mean->top) {
+    double down = exp2(mean->top - at);
+    for (int64_t e = 0; e < mean->width; e++) mean->sum[e] *= down;
+    mean->total *= down;
+    mean->top = at;
+  }
+  return exp2(at - mean->top);
+}
+
+/* l[r] = w'_r . x */
+static void project(const struct engine *engine, const double *weights, const void *x, double *l) {
+  int64_t width = engine->shape.key_width;
+  for (int64_t r = 0; r < engine->shape.features; r++) {
+    double sum = 0;
+    for (int64_t d = 0; d < width; d++) sum += weights[r * width + d] * real_at(engine, x, d);
+    l[r] = sum;
+  }
+}
+
+static void add_state(const struct engine *engine, const struct sum *state, const double *query, struct mean *mean) {
+  if (state->kernel.is_empty) return;
+  for (int64_t r = 0; r < engine->shape.features; r++) {
+    double factor = mean_factor(mean, query[r] + state->kernel.exponent[r]);
+    const void *s = row_in(engine, state->kernel.s, engine->shape.s_stride, r);
+    mean->total += factor * real_at(engine, state->kernel.z, r);
+    for (int64_t e = 0; e < mean->width; e++) mean->sum[e] += factor * real_at(engine, s, e);
+  }
+}
+
+/* The output of row i of a tile, from the definition, in double and with exponents of unlimited range: for a row whose
+ * own keys all weigh less than the working precision can hold. */
+static void attend_row_exactly(const struct engine *engine, struct worker *worker, const struct head_weights *weights,
+                               const struct kernel_keys *keys, const struct kernel_queries *queries, int64_t i,
+                               const struct sum *state) {
+  int64_t m = engine->shape.features;
+  double *query = worker->exact, *key = query + m;
+  struct mean mean = {.top = -INFINITY, .sum = key + m, .width = engine->shape.value_width};
+  for (int64_t e = 0; e < mean.width; e++) mean.sum[e] = 0;
+  project(engine, weights->exact, row_in(engine, queries->q, queries->q_stride, i), query);
+  add_state(engine, state, query, &mean);
+  for (int64_t j = 0; j <= i; j++) {
+    project(engine, weights->exact, row_in(engine, keys->k, keys->k_stride, j), key);
+    double highest = -INFINITY, weight = 0;
+    for (int64_t r = 0; r < m; r++) {
+      key[r] += query[r] - keys->half_norm[j];
+      highest = fmax(highest, key[r]);
+    }
+    for (int64_t r = 0; r < m; r++) weight += exp2(key[r] - highest);
+    weight *= mean_factor(&mean, highest);
+    const void *v = row_in(engine, keys->v, keys->v_stride, j);
+    mean.total += weight;
+    for (int64_t e = 0; e < mean.width; e++) {
+      mean.sum[e] += weight * real_at(engine, v, e) * (keys->v_scale ? real_at(engine, keys->v_scale, e) : 1);
+    }
+  }
+  void *out = row_out(engine, queries->out, queries->out_stride, i);
+  for (int64_t e = 0; e < mean.width; e++) {
+    double x = mean.sum[e] / mean.total * (queries->out_scale ? real_at(engine, queries->out_scale, e) : 1);
+    if (engine->precision == FAVOR_PRECISION_F64) {
+      ((double *)out)[e] = x;
+    } else {
+      ((float *)out)[e] = (float)x;
+    }
+  }
+}
+
+/* The rows that the kernel gave up. */
+static void repair_lost(const struct engine *engine, struct worker *worker, const struct head_weights *weights,
+                        const struct kernel_keys *keys, const struct kernel_queries *queries) {
+  for (int64_t h = 0; h < queries->n_heads; h++) {
+    struct kernel_queries head = *queries;
+    head.q = row_in(engine, queries->q, queries->q_head_stride, h);
+    head.out = row_out(engine, queries->out, queries->out_head_stride, h);
+    for (int64_t i = 0; i < queries->n; i++) {
+      if (!queries->is_lost[h * queries->n + i]) continue;
+      attend_row_exactly(engine, worker, weights, keys, &head, i, &worker->joined);
+    }
+  }
+}
+
+/* One tile: outputs from the state before it and its own keys, which then enter worker->run.
+ *
+ * The run is summed at its own columns' shifts, which know nothing of the state, so that its bits are those of
+ * attend_absorb; outputs are read at the higher shift of both. The two differ only where values are far from 1. */
+static void causal_tile(const struct engine *engine, struct worker *worker, const struct head_weights *weights,
+                        struct kernel_keys *keys, struct kernel_queries *queries) {
+  struct kernel_job job = {.shape = &engine->shape, .weights = weights->packed, .scratch = worker->scratch};
+  sum_raise_shift(engine, &worker->run, worker->shift);
+  sum_raise_shift(engine, &worker->view, worker->run.shift);
+  queries->is_lost = worker->is_lost;
+  queries->out_scale = worker_scale(engine, worker->view.shift, 1, worker->out_scale);
+  keys->v_scale = worker_scale(engine, worker->view.shift, -1, worker->v_scale);
+  if (sum_is_at_shift(engine, &worker->run, worker->view.shift)) {
+    sum_join(engine, &worker->view, &worker->run, &worker->joined);
+    engine->ops->causal(&job, keys, queries, &worker->joined.kernel, &worker->run.kernel);
+    repair_lost(engine, worker, weights, keys, queries);
+    return;
+  }
+  sum_copy(engine, &worker->run, &worker->raised);
+  sum_raise_shift(engine, &worker->raised, worker->view.shift);
+  sum_join(engine, &worker->view, &worker->raised, &worker->joined);
+  engine->ops->causal(&job, keys, queries, &worker->joined.kernel, &worker->raised.kernel);
+  repair_lost(engine, worker, weights, keys, queries);
+  keys->v_scale = worker_scale(engine, worker->run.shift, -1, worker->v_scale);
+  engine->ops->absorb(&job, keys, &worker->run.kernel);
+}
+
+bool attend_causal(const struct engine *engine, struct worker *worker, const struct head_weights *weights,
+                   const struct piece_keys *keys, const struct kernel_queries *queries, void *rows,
+                   struct refusal *refusal) {
+  int64_t tile = engine->kernel->tile_tokens, run = engine_run_tokens(engine);
+  for (int64_t t = 0; t < keys->n; t += tile) {
+    if (t % run == 0) {
+      sum_clear(engine, &worker->run);
+      state_view(engine, rows, worker->row, &worker->view);
+    }
+    int64_t n = smaller(tile, keys->n - t);
+    struct kernel_keys tile_keys = {.n = n,
+                                    .k = row_in(engine, keys->k, keys->k_stride, t),
+                                    .k_stride = keys->k_stride,
+                                    .v = row_in(engine, keys->v, keys->v_stride, t),
+                                    .v_stride = keys->v_stride,
+                                    .half_norm = worker->half_norm};
+    struct kernel_queries tile_queries = worker_cut_queries(engine, queries, t, n);
+    if (!worker_measure_keys(engine, worker, n, tile_keys.k, tile_keys.k_stride, tile_keys.v, tile_keys.v_stride,
+                             refusal) ||
+        !worker_measure_queries(engine, worker, &tile_queries, refusal)) {
+      refusal->token += t;
+      return false;
+    }
+    causal_tile(engine, worker, weights, &tile_keys, &tile_queries);
+    bool is_run_end = (t + tile) % run == 0 || t + tile >= keys->n;
+    if (is_run_end) state_deposit(engine, &worker->run, worker->row, rows);
+  }
+  return true;
+}

@@ -1,0 +1,135 @@
+#include "core/worker.h"
+
+#include <math.h>
+#include <string.h>
+
+static size_t round_up(size_t bytes) { return (bytes + 63) / 64 * 64; }
+
+/* Hands out pieces of one block of memory; with next == NULL only adds up. */
+static void *take(char *memory, size_t *total, size_t bytes) {
+  void *piece = memory ? memory + *total : NULL;
+  *total += round_up(bytes);
+  return piece;
+}
+
+static size_t carve(const struct engine *engine, char *memory, struct worker *worker) {
+  size_t m = (size_t)engine->shape.features, e = (size_t)engine->shape.value_width, total = 0;
+  size_t tile = (size_t)engine->kernel->tile_tokens;
+  struct sum *sums[] = {&worker->run, &worker->raised, &worker->view, &worker->joined};
+  for (int i = 0; i < 4; i++) {
+    void *piece = take(memory, &total, sum_bytes(engine));
+    if (piece) sum_place(engine, piece, sums[i]);
+  }
+  worker->scratch = take(memory, &total, engine->ops->scratch_bytes(&engine->shape));
+  worker->rows = take(memory, &total, engine_state_bytes(engine));
+  worker->row = take(memory, &total, STATE_SCRATCH(e) * sizeof(double));
+  worker->half_norm = take(memory, &total, tile * sizeof(double));
+  worker->query_half_norm = take(memory, &total, tile * sizeof(double));
+  worker->peak = take(memory, &total, e * engine->real_bytes);
+  worker->shift = take(memory, &total, e * sizeof(int32_t));
+  worker->v_scale = take(memory, &total, e * engine->real_bytes);
+  worker->out_scale = take(memory, &total, e * engine->real_bytes);
+  worker->exact = take(memory, &total, (2 * m + e) * sizeof(double));
+  worker->is_lost = take(memory, &total, (size_t)engine->heads_per_key * tile * sizeof(bool));
+  return total;
+}
+
+size_t worker_bytes(const struct engine *engine) {
+  struct worker worker;
+  return carve(engine, NULL, &worker);
+}
+
+void worker_place(const struct engine *engine, void *memory, struct worker *worker) { carve(engine, memory, worker); }
+
+static double real_at(const struct engine *engine, const void *row, int64_t i) {
+  return engine->precision == FAVOR_PRECISION_F64 ? ((const double *)row)[i] : (double)((const float *)row)[i];
+}
+
+/* Looks for what is wrong with a row that was found wrong. */
+static enum refusal_kind blame(const struct engine *engine, const void *row, int64_t width) {
+  enum refusal_kind kind = REFUSAL_NONE;
+  for (int64_t i = 0; i < width; i++) {
+    double x = real_at(engine, row, i);
+    if (isnan(x)) return REFUSAL_NAN;
+    if (isinf(x)) kind = REFUSAL_INF;
+  }
+  return kind;
+}
+
+/* half_norm of n rows; false at the first row that is not finite or too long. */
+static bool measure_rows(const struct engine *engine, char tensor, int64_t n, const void *x, int64_t stride,
+                         double *half_norm, struct refusal *refusal) {
+  engine->ops->norms(n, engine->shape.key_width, x, stride, half_norm);
+  /* half_norm is |x~|^2 / 2 in units of ln 2. */
+  const double longest = LONGEST_HALF_NORM / 0.693147180559945309417232121458176568;
+  for (int64_t i = 0; i < n; i++) {
+    half_norm[i] *= engine->half_norm_factor;
+    if (half_norm[i] <= longest) continue;
+    enum refusal_kind kind = blame(engine, row_in(engine, x, stride, i), engine->shape.key_width);
+    *refusal = (struct refusal){kind == REFUSAL_NONE ? REFUSAL_TOO_LONG : kind, tensor, 0, i};
+    return false;
+  }
+  return true;
+}
+
+static bool measure_values(const struct engine *engine, struct worker *worker, int64_t n, const void *v, int64_t stride,
+                           struct refusal *refusal) {
+  int64_t width = engine->shape.value_width;
+  memset(worker->peak, 0, (size_t)width * engine->real_bytes);
+  engine->ops->peaks(n, width, v, stride, worker->peak);
+  bool is_finite = true;
+  for (int64_t e = 0; e < width; e++) {
+    double peak = real_at(engine, worker->peak, e);
+    int exponent = 0;
+    is_finite = is_finite && isfinite(peak);
+    if (peak != 0 && isfinite(peak)) frexp(peak, &exponent);
+    worker->shift[e] = shift_for(engine->precision, peak == 0 ? BINNED_NONE : exponent);
+  }
+  for (int64_t i = 0; i < n && !is_finite; i++) {
+    enum refusal_kind kind = blame(engine, row_in(engine, v, stride, i), width);
+    if (kind == REFUSAL_NONE) continue;
+    *refusal = (struct refusal){kind, 'v', 0, i};
+    return false;
+  }
+  return true;
+}
+
+bool worker_measure_keys(const struct engine *engine, struct worker *worker, int64_t n, const void *k, int64_t k_stride,
+                         const void *v, int64_t v_stride, struct refusal *refusal) {
+  return measure_rows(engine, 'k', n, k, k_stride, worker->half_norm, refusal) &&
+         measure_values(engine, worker, n, v, v_stride, refusal);
+}
+
+bool worker_measure_queries(const struct engine *engine, struct worker *worker, const struct kernel_queries *queries,
+                            struct refusal *refusal) {
+  for (int64_t h = 0; h < queries->n_heads; h++) {
+    const void *q = row_in(engine, queries->q, queries->q_head_stride, h);
+    if (measure_rows(engine, 'q', queries->n, q, queries->q_stride, worker->query_half_norm, refusal)) continue;
+    refusal->head = h;
+    return false;
+  }
+  return true;
+}
+
+struct kernel_queries worker_cut_queries(const struct engine *engine, const struct kernel_queries *queries,
+                                         int64_t begin, int64_t n) {
+  struct kernel_queries cut = *queries;
+  cut.n = n;
+  cut.q = row_in(engine, queries->q, queries->q_stride, begin);
+  cut.out = row_out(engine, queries->out, queries->out_stride, begin);
+  return cut;
+}
+
+const void *worker_scale(const struct engine *engine, const int32_t *shift, int sign, void *scale) {
+  bool is_scaled = false;
+  for (int64_t e = 0; e < engine->shape.value_width; e++) {
+    int power = shift[e] == SHIFT_NONE ? 0 : sign * shift[e];
+    is_scaled = is_scaled || power != 0;
+    if (engine->precision == FAVOR_PRECISION_F64) {
+      ((double *)scale)[e] = ldexp(1, power);
+    } else {
+      ((float *)scale)[e] = ldexpf(1, power);
+    }
+  }
+  return is_scaled ? scale : NULL;
+}

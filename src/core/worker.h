@@ -1,0 +1,66 @@
+/* What one thread needs to work on a head: scratch, sums, the measure of a tile. */
+#ifndef FAVOR_CORE_WORKER_H
+#define FAVOR_CORE_WORKER_H
+
+#include "core/state.h"
+
+/* A projection as kernels and the exact path want it, for one key head. */
+struct head_weights {
+  const void *packed;  /* kernel_ops.pack_weights */
+  const double *exact; /* [M][D] W sqrt(scale) / ln 2 */
+};
+
+enum refusal_kind { REFUSAL_NONE = 0, REFUSAL_NAN, REFUSAL_INF, REFUSAL_TOO_LONG };
+/* The first element that cannot be computed with, counted from the start of the call's arrays. */
+struct refusal {
+  enum refusal_kind kind;
+  char tensor; /* 'q', 'k' or 'v' */
+  int64_t head, token;
+};
+
+struct worker {
+  void *scratch;
+  struct sum run, raised, view, joined;
+  void *rows;                          /* a state of its own, for segments that stay with one worker */
+  double *row;                         /* [STATE_SCRATCH(E)] */
+  double *half_norm, *query_half_norm; /* [tile] */
+  void *peak;                          /* real bits [E] */
+  int32_t *shift;                      /* [E] of the tile */
+  void *v_scale;                       /* real [E] */
+  void *out_scale;                     /* real [E] */
+  double *exact;                       /* 2 M + E, for rows that f32 lost */
+  bool *is_lost;                       /* [heads_per_key][tile] */
+};
+
+size_t worker_bytes(const struct engine *engine);
+/* Lays a worker out in memory of worker_bytes (zeroed, aligned to 64). */
+void worker_place(const struct engine *engine, void *memory, struct worker *worker);
+
+/* |x~|^2 / 2 above this no longer leaves l a resolution of one half. */
+#define LONGEST_HALF_NORM 0x1p22
+
+/* Measures n <= tile tokens: half norms of the keys, shifts of the values. False: refusal filled, its token counted
+ * from the tile. */
+bool worker_measure_keys(const struct engine *engine, struct worker *worker, int64_t n, const void *k, int64_t k_stride,
+                         const void *v, int64_t v_stride, struct refusal *refusal);
+
+/* scale[e] = 2^(sign * shift[e]); NULL where all of them are 1. */
+const void *worker_scale(const struct engine *engine, const int32_t *shift, int sign, void *scale);
+
+/* Checks at most a tile of queries of every head. */
+bool worker_measure_queries(const struct engine *engine, struct worker *worker, const struct kernel_queries *queries,
+                            struct refusal *refusal);
+
+/* Tokens [begin, begin + n) of queries. */
+struct kernel_queries worker_cut_queries(const struct engine *engine, const struct kernel_queries *queries,
+                                         int64_t begin, int64_t n);
+
+/* The address of a row of reals. */
+static inline const void *row_in(const struct engine *engine, const void *x, int64_t stride, int64_t token) {
+  return (const char *)x + (int64_t)engine->real_bytes * stride * token;
+}
+static inline void *row_out(const struct engine *engine, void *x, int64_t stride, int64_t token) {
+  return (char *)x + (int64_t)engine->real_bytes * stride * token;
+}
+
+#endif

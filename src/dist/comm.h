@@ -1,0 +1,54 @@
+/* The context: a duplicated communicator, the first local error, the last agreed one. Only src/dist looks inside, and
+ * src/io, src/cli for the communicator. */
+#ifndef FAVOR_DIST_COMM_H
+#define FAVOR_DIST_COMM_H
+
+#include <favor/favor.h>
+
+#include "base/status.h"
+
+/* Every step at which ranks meet has a site, so that a test can make it fail on one rank. */
+enum dist_site {
+  DIST_SITE_NONE = 0,
+  DIST_SITE_PLAN_CHECK,  /* the problem */
+  DIST_SITE_PLAN_DRAW,   /* the projection */
+  DIST_SITE_PLAN_MEMORY, /* allocation */
+  DIST_SITE_PLAN_GROUPS, /* communicators */
+  DIST_SITE_COMBINE,     /* before states meet */
+  DIST_SITE_RUN_END,     /* the outcome of a run */
+  DIST_SITE_TENSOR_OPEN,
+  DIST_SITE_DATA_READ, /* int64, double, attributes */
+  DIST_SITE_OUTPUT_CREATE,
+  DIST_SITE_OUTPUT_FINISH,
+  DIST_SITE_COMMAND, /* a command's own agreement */
+  DIST_N_SITES
+};
+
+struct favor_context {
+  MPI_Comm comm;
+  int rank, size;
+  bool is_dead;                    /* an MPI call failed: communicate no more */
+  struct status pending;           /* the first local error since the last agreement */
+  char message[STATUS_TEXT_BYTES]; /* of the last agreed error */
+  enum dist_site fault_site;       /* injected failure, for tests */
+  int fault_rank;
+  int fault_skip; /* agreements at the site to let pass first */
+};
+
+/* Local: records an error of this rank; the first is kept. Thread-safe inside an OpenMP region. Returns code. */
+enum favor_status dist_fail(struct favor_context *context, enum favor_status code, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+
+/* Local: has this rank an error that is not agreed yet? */
+static inline bool dist_has_failed(const struct favor_context *context) { return context->pending.code != FAVOR_OK; }
+
+/* Local: checks the return code of an MPI call. Not MPI_SUCCESS: the context is dead, FAVOR_EMPI is recorded and
+ * returned. `what` names the step. */
+enum favor_status dist_check(struct favor_context *context, int mpi_code, const char *what);
+
+/* Local: from now on the agreement at `site` fails on `rank` with FAVOR_EINTERNAL, after `skip` passes. */
+void dist_inject(struct favor_context *context, enum dist_site site, int rank, int skip);
+/* The names of sites, for tests and messages; NULL past the last. */
+const char *dist_site_name(enum dist_site site);
+
+#endif

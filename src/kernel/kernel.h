@@ -1,0 +1,120 @@
+/* Kernels: the arithmetic on one tile of tokens, as data.
+ *
+ * A kernel is a name, a test of the machine, two block sizes and one table of functions for each precision. It never
+ * allocates, never fails and never communicates; `reference` is plain C and the specification of the others.
+ *
+ * Numbers. W is packed as W' = W sqrt(scale) / ln 2, so that for a token x and feature r
+ *   u_r = w'_r . x,   h = |x|^2 scale / (2 ln 2),   log2 of the feature's weight: l_r = u_r - h (the factor M^-1/2
+ * cancels in every output). The half norm is split, h = H + eta with H = rint(h), and then
+ *   n_r = rint(u_r - eta) - H,   f_r = (u_r - eta) - rint(u_r - eta),   phi_r = 2^f_r 2^n_r,   |f_r| <= 1/2,
+ * so that the largest rounding error is one of u_r, and every change of scale is by an exact power of two. A query's
+ * half norm cancels in its output and is left out: H = eta = 0.
+ *
+ * A sum holds keys of one run, or a state rounded for reading: row r, column e stand for s[r][e] 2^(exponent[r] +
+ * shift[e]) and z[r] 2^exponent[r], exponent[r] = max n_r over the keys absorbed. All rows are filled or none is.
+ *
+ * Results depend only on what stands before: a tile is computed with the same operations however many of its tokens
+ * are there, so that neither the end of a segment nor anything later changes a bit of an earlier causal output.
+ */
+#ifndef FAVOR_KERNEL_KERNEL_H
+#define FAVOR_KERNEL_KERNEL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct kernel_shape {
+  int64_t key_width;   /* D */
+  int64_t value_width; /* E */
+  int64_t features;    /* M */
+  int64_t s_stride;    /* elements from one row of a sum's s to the next, >= E, a multiple of 16 */
+};
+
+/* "real" is float in the f32 table and double in the f64 table. */
+struct kernel_sum {
+  int32_t *exponent; /* [M] */
+  void *s;           /* real [M][s_stride] */
+  void *z;           /* real [M] */
+  bool is_empty;     /* no key absorbed: nothing else is valid */
+};
+
+struct kernel_keys {
+  int64_t n; /* tokens, 1 <= n <= tile_tokens */
+  const void *k;
+  int64_t k_stride;
+  const void *v;
+  int64_t v_stride;
+  const double *half_norm; /* [n] h of each key */
+  const void *v_scale;     /* real [E], powers of two that values enter the sum with; NULL: ones */
+};
+
+/* The same n tokens of each query head that shares the key head. */
+struct kernel_queries {
+  int64_t n;
+  int64_t n_heads;
+  const void *q;
+  int64_t q_head_stride, q_stride;
+  void *out;
+  int64_t out_head_stride, out_stride;
+  const void *out_scale; /* real [E], powers of two that outputs leave with; NULL: ones */
+  bool *is_lost;         /* [n_heads][n], causal only: set where the row's weights were lost (kernel_is_lost) */
+};
+
+struct kernel_job {
+  const struct kernel_shape *shape;
+  const void *weights; /* from pack_weights */
+  void *scratch;       /* scratch_bytes, of this thread */
+};
+
+struct kernel_ops {
+  size_t (*weights_bytes)(const struct kernel_shape *shape);
+  /* w: double [M][D], already rounded to real; factor = sqrt(scale) / ln 2. */
+  void (*pack_weights)(const struct kernel_shape *shape, const double *w, double factor, void *weights);
+  size_t (*scratch_bytes)(const struct kernel_shape *shape);
+
+  /* norm2[i] = |x_i|^2 in double; NaN or Inf in a row makes its norm2 so. */
+  void (*norms)(int64_t n, int64_t width, const void *x, int64_t stride, double *norm2);
+  /* peak[e] = max(peak[e], |x_ie|) as an integer of real's bits, so that Inf and NaN are the largest. */
+  void (*peaks)(int64_t n, int64_t width, const void *x, int64_t stride, void *peak);
+
+  /* sum += the tile's keys: the exponents rise first. */
+  void (*absorb)(const struct kernel_job *job, const struct kernel_keys *keys, struct kernel_sum *sum);
+  /* out_i = Q'_i S / Q'_i z from a filled state. */
+  void (*emit)(const struct kernel_job *job, const struct kernel_queries *queries, const struct kernel_sum *state);
+  /* out_i from the state before the tile and the tile's keys j <= i, queries and keys being the same tokens; then
+   * sum += keys. state may be empty; its shift and the sum's are those of v_scale. Lost rows are left unwritten. */
+  void (*causal)(const struct kernel_job *job, const struct kernel_keys *keys, const struct kernel_queries *queries,
+                 const struct kernel_sum *state, struct kernel_sum *sum);
+};
+
+struct kernel {
+  const char *name;
+  bool (*is_supported)(void);
+  int64_t tile_tokens;
+  int64_t run_tiles;         /* tiles summed in `real` before they go into the reproducible state */
+  struct kernel_ops real[2]; /* by enum favor_precision; absorb == NULL where the precision is missing */
+};
+
+/* A causal row's own tile is lost where its f32 weights are so small that products may have underflowed
+ * (intra: their sum, at exponent intra_exponent), unless the state's part (>= 1/2 at state_exponent) dwarfs them. The
+ * caller computes lost rows anew in double, with exponents of unlimited range. */
+#define KERNEL_LOST_BELOW 0x1p-80
+#define KERNEL_DWARFED_BY 40
+static inline bool kernel_is_lost(double intra, int64_t intra_exponent, bool has_state, int64_t state_exponent) {
+  return !(intra >= KERNEL_LOST_BELOW) && !(has_state && state_exponent - intra_exponent >= -KERNEL_DWARFED_BY);
+}
+
+extern const struct kernel kernel_reference;
+extern const struct kernel kernel_blas;
+
+/* The kernels of this build, best first; NULL past the last. */
+const struct kernel *kernel_at(int index);
+/* By name, or the best supported one for "auto" that has the precision; NULL: no such kernel here. */
+const struct kernel *kernel_find(const char *name, int precision);
+
+/* Keeps BLAS to the calling thread. */
+void kernel_blas_single_thread(void);
+/* Which BLAS, and the core it chose: part of what ranks must agree on, as its bits depend on it. */
+const char *kernel_blas_description(void);
+
+#endif

@@ -1,0 +1,137 @@
+#include "plan/execute.h"
+
+#include <string.h>
+
+#include "base/clock.h"
+
+static int64_t n_units(const struct favor_plan *plan) { return range_count(plan->units); }
+
+void favor_plan_begin(struct favor_plan *plan) {
+  int64_t features = plan->engine.shape.features;
+  for (int slot = 0; slot < N_SLOTS; slot++) {
+    if (!plan->rows[slot]) continue;
+    binned_clear(plan->rows[slot], n_units(plan) * features, plan->engine.shape.value_width + 1, plan->engine.n_bins);
+  }
+  for (int parity = 0; parity < 2; parity++) {
+    if (!plan->received[parity]) continue;
+    binned_clear(plan->received[parity], n_units(plan) * features, plan->engine.shape.value_width + 1,
+                 plan->engine.n_bins);
+  }
+  plan->refusal = (struct refusal){0};
+  plan->outcome = FAVOR_OK;
+  plan->is_combining = false;
+  plan->times = (struct favor_plan_times){0};
+  plan->bytes_sent_before = 0;
+  for (int parity = 0; parity < 2; parity++) {
+    if (plan->groups[parity]) plan->bytes_sent_before += dist_group_bytes_sent(plan->groups[parity]);
+  }
+}
+
+/* Turns the refusal that comes first in the step into an error of this rank. */
+static enum favor_status report_refusal(struct favor_plan *plan) {
+  const struct refusal *refusal = &plan->refusal;
+  static const char *const kinds[] = {[REFUSAL_NAN] = "NaN", [REFUSAL_INF] = "Inf"};
+  if (refusal->kind == REFUSAL_NONE) return FAVOR_OK;
+  if (refusal->kind == REFUSAL_TOO_LONG) {
+    return dist_fail(plan->context, FAVOR_EDATA,
+                     "%c of head %lld, token %lld is too long: scale |%c|^2 / 2 is above 2^22, where f32 features mean "
+                     "nothing; scale the input down",
+                     refusal->tensor, (long long)refusal->head, (long long)refusal->token, refusal->tensor);
+  }
+  return dist_fail(plan->context, FAVOR_EDATA, "%s in %c, head %lld, token %lld: inputs must be finite",
+                   kinds[refusal->kind], refusal->tensor, (long long)refusal->head, (long long)refusal->token);
+}
+
+static enum favor_status combine_begin(struct favor_plan *plan) {
+  plan->outcome = dist_agree(plan->context, DIST_SITE_COMBINE, 0, "");
+  if (plan->outcome != FAVOR_OK) return plan->outcome;
+  for (int parity = 0; parity < 2; parity++) {
+    if (!plan->groups[parity]) continue;
+    void *partial = plan->rows[SLOT_SPAN_0 + parity];
+    if (plan->problem.is_causal) {
+      dist_scan_begin(plan->groups[parity], partial, plan->received[parity]);
+    } else {
+      dist_reduce_begin(plan->groups[parity], partial);
+    }
+  }
+  plan->is_combining = true;
+  return dist_has_failed(plan->context) ? plan->context->pending.code : FAVOR_OK;
+}
+
+/* Lets the exchange advance behind the arithmetic. */
+static void combine_progress(struct favor_plan *plan) {
+  if (!plan->is_combining) return;
+  for (int parity = 0; parity < 2; parity++) {
+    bool is_done;
+    if (plan->groups[parity]) dist_group_progress(plan->groups[parity], &is_done);
+  }
+}
+
+static enum favor_status combine_end(struct favor_plan *plan) {
+  if (!plan->is_combining) return plan->outcome;
+  plan->is_combining = false;
+  plan->times.bytes_sent = -plan->bytes_sent_before;
+  for (int parity = 0; parity < 2; parity++) {
+    if (!plan->groups[parity]) continue;
+    dist_group_end(plan->groups[parity]);
+    plan->times.bytes_sent += dist_group_bytes_sent(plan->groups[parity]);
+    bool has_prefix = plan->problem.is_causal && !plan->schedule.spans[parity].is_first;
+    if (!has_prefix || !plan->rows[SLOT_WAITING]) continue;
+    memcpy(plan->rows[SLOT_WAITING], plan->received[parity], plan->unit_bytes * (size_t)n_units(plan));
+  }
+  return dist_has_failed(plan->context) ? plan->context->pending.code : FAVOR_OK;
+}
+
+enum favor_status favor_plan_run_step(struct favor_plan *plan, int64_t index, const struct favor_input *q,
+                                      const struct favor_input *k, const struct favor_input *v,
+                                      const struct favor_output *out) {
+  const struct planned_step *planned = &plan->schedule.steps[index];
+  enum favor_verb verb = planned->step.verb;
+  double begin = clock_now_s();
+  if (verb == FAVOR_COMBINE_BEGIN || verb == FAVOR_COMBINE_END) {
+    enum favor_status status = verb == FAVOR_COMBINE_BEGIN ? combine_begin(plan) : combine_end(plan);
+    plan->times.reduce_s += clock_now_s() - begin;
+    return status;
+  }
+  if (plan->outcome != FAVOR_OK) return plan->outcome;
+  if (dist_has_failed(plan->context)) return plan->context->pending.code;
+  struct step_arrays arrays = {.begin = planned->step.token_begin, .q = q, .k = k, .v = v, .out = out};
+  struct range range = {planned->step.token_begin, planned->step.token_end};
+  if (verb == FAVOR_ABSORB) {
+    execute_absorb(plan, &arrays, range, planned->slot);
+    plan->times.features_state_s += clock_now_s() - begin;
+  } else {
+    execute_emit(plan, &arrays, range, planned->slot, (planned->step.needs & FAVOR_NEEDS_K) != 0);
+    plan->times.output_s += clock_now_s() - begin;
+  }
+  combine_progress(plan);
+  return report_refusal(plan);
+}
+
+enum favor_status favor_plan_end(struct favor_plan *plan) {
+  if (plan->outcome == FAVOR_OK) return dist_agree(plan->context, DIST_SITE_RUN_END, 0, "");
+  status_clear(&plan->context->pending); /* what failed since has no bearing: the run's outcome is agreed */
+  return plan->outcome;
+}
+
+/* The part of a shard's array that starts at the step's first token. */
+static struct favor_input input_from(const struct favor_plan *plan, const struct favor_input *x, int64_t token) {
+  struct favor_input from = *x;
+  from.data = row_in(&plan->engine, x->data, x->token_stride, token);
+  return from;
+}
+
+enum favor_status favor_plan_execute(struct favor_plan *plan, const struct favor_input *q, const struct favor_input *k,
+                                     const struct favor_input *v, const struct favor_output *out) {
+  favor_plan_begin(plan);
+  for (int64_t i = 0; i < plan->schedule.n_steps; i++) {
+    const struct favor_step *step = &plan->schedule.steps[i].step;
+    int64_t token = step->needs ? step->token_begin - plan->schedule.shard.begin : 0;
+    struct favor_input q_step = input_from(plan, q, token), k_step = input_from(plan, k, token),
+                       v_step = input_from(plan, v, token);
+    struct favor_output out_step = *out;
+    out_step.data = row_out(&plan->engine, out->data, out->token_stride, token);
+    favor_plan_run_step(plan, i, &q_step, &k_step, &v_step, &out_step);
+  }
+  return favor_plan_end(plan);
+}

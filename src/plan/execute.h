@@ -1,0 +1,22 @@
+/* The work of one step on this rank's threads. */
+#ifndef FAVOR_PLAN_EXECUTE_H
+#define FAVOR_PLAN_EXECUTE_H
+
+#include "plan/plan.h"
+
+/* The caller's arrays, which start at token `begin`. */
+struct step_arrays {
+  int64_t begin;
+  const struct favor_input *q, *k, *v;
+  const struct favor_output *out;
+};
+
+/* Keys of one segment into the slot's states. */
+void execute_absorb(struct favor_plan *plan, const struct step_arrays *arrays, struct range range, enum slot slot);
+
+/* Outputs of a range: from the slot's complete states (bidirectional, has_keys false); or segment by segment with the
+ * range's own keys, where the first segment may go on from the slot's states and the last may be continued later. */
+void execute_emit(struct favor_plan *plan, const struct step_arrays *arrays, struct range range, enum slot slot,
+                  bool has_keys);
+
+#endif

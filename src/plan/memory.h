@@ -1,0 +1,20 @@
+/* All memory of a plan, and how large a block may be beside it. */
+#ifndef FAVOR_PLAN_MEMORY_H
+#define FAVOR_PLAN_MEMORY_H
+
+#include "plan/plan.h"
+
+/* Bytes that one token of a block of q, k, v and out takes the caller on this rank. */
+size_t plan_token_bytes(const struct favor_plan *plan);
+
+/* Bytes that plan_allocate will take. */
+size_t plan_fixed_bytes(const struct favor_plan *plan);
+
+/* Local: chooses block_tokens within problem.memory_bytes; records FAVOR_EUSAGE where nothing fits. */
+void plan_choose_block(struct favor_plan *plan);
+
+/* Local: allocates and touches states and workers; records FAVOR_ENOMEM. */
+void plan_allocate(struct favor_plan *plan);
+void plan_free(struct favor_plan *plan);
+
+#endif

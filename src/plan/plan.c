@@ -1,0 +1,216 @@
+#include "plan/plan.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "dist/node.h"
+#include "feature/projection.h"
+#include "plan/memory.h"
+
+/* Rows longer than this, times the longest token allowed, would leave the range of exponents. */
+#define LONGEST_PROJECTION_ROW 0x1p16
+
+static int choose_threads(struct favor_context *context, int asked) {
+  int cores = 1;
+  dist_node_cores(context, &cores);
+  if (asked > 0) return asked;
+  return getenv("OMP_NUM_THREADS") ? omp_get_max_threads() : cores;
+}
+
+/* Copies what the problem points to, and fills in its defaults. */
+static void copy_problem(struct favor_plan *plan, const struct favor_problem *problem) {
+  plan->problem = *problem;
+  plan->problem.projection_data = NULL;
+  if (problem->scale == 0) plan->problem.scale = 1 / sqrt((double)problem->key_width);
+  int64_t n_segments = problem->segments ? problem->n_segments : 1;
+  plan->offsets = memory_zeroed((size_t)n_segments + 1, sizeof *plan->offsets);
+  if (!plan->offsets) {
+    dist_fail(plan->context, FAVOR_ENOMEM, "no memory for %lld segments", (long long)n_segments);
+    return;
+  }
+  plan->offsets[n_segments] = problem->tokens;
+  if (problem->segments) memcpy(plan->offsets, problem->segments, (size_t)(n_segments + 1) * sizeof *plan->offsets);
+  plan->problem.segments = plan->offsets;
+  plan->problem.n_segments = n_segments;
+}
+
+/* The reproducible state counts what it sums. */
+static void check_longest_segment(struct favor_plan *plan) {
+  int64_t most = engine_run_tokens(&plan->engine) * (int64_t)BINNED_MAX_ADDENDS;
+  for (int64_t s = 0; plan->offsets && s < plan->problem.n_segments; s++) {
+    if (plan->offsets[s + 1] - plan->offsets[s] <= most) continue;
+    dist_fail(plan->context, FAVOR_EUSAGE, "segment %lld has %lld tokens; at most %lld are possible with kernel %s",
+              (long long)s, (long long)(plan->offsets[s + 1] - plan->offsets[s]), (long long)most,
+              plan->engine.kernel->name);
+    return;
+  }
+}
+
+static void choose_grid(struct favor_plan *plan) {
+  const struct favor_problem *problem = &plan->problem;
+  int64_t n_units = problem->batch * problem->kv_heads;
+  if (problem->grid_heads > 0) {
+    plan->grid = (struct grid){problem->grid_heads, problem->grid_tokens, "as asked"};
+  } else {
+    plan->grid = cost_grid(problem, n_units, plan->context->size);
+  }
+  int64_t row = plan->context->rank / plan->grid.tokens, column = plan->context->rank % plan->grid.tokens;
+  plan->tokens = (struct tokens){.n_tokens = problem->tokens,
+                                 .n_segments = problem->n_segments,
+                                 .offsets = plan->offsets,
+                                 .run_tokens = engine_run_tokens(&plan->engine)};
+  struct schedule *schedule = &plan->schedule;
+  schedule->is_causal = problem->is_causal;
+  schedule->tokens = &plan->tokens;
+  for (int64_t part = 0; part < plan->grid.tokens && !schedule->has_spans; part++) {
+    tokens_spans(&plan->tokens, plan->grid.tokens, part, schedule->spans);
+    schedule->has_spans = schedule->spans[0].is_member || schedule->spans[1].is_member;
+  }
+  schedule->spans[0] = schedule->spans[1] = (struct span){0};
+  if (row >= plan->grid.heads) return; /* a rank over: it owns nothing */
+  plan->units.begin = n_units * row / plan->grid.heads;
+  plan->units.end = n_units * (row + 1) / plan->grid.heads;
+  if (range_count(plan->units) == 0) return;
+  schedule->shard = tokens_shard(&plan->tokens, plan->grid.tokens, column);
+  tokens_spans(&plan->tokens, plan->grid.tokens, column, schedule->spans);
+}
+
+/* Rank 0 draws or takes the projection; the others only have room for it. */
+static void draw_projection(struct favor_plan *plan, const double *data) {
+  const struct favor_problem *problem = &plan->problem;
+  int64_t m = problem->features, d = problem->key_width, count = plan->n_projections * m * d;
+  if (!plan->projection || plan->context->rank != 0) return;
+  if (data) {
+    memcpy(plan->projection, data, (size_t)count * sizeof *data);
+  } else {
+    double *work = memory_zeroed(projection_work_count(d), sizeof *work);
+    if (!work) dist_fail(plan->context, FAVOR_ENOMEM, "no memory to draw a projection of width %lld", (long long)d);
+    for (int64_t g = 0; work && g < plan->n_projections; g++) {
+      struct projection_name name = {problem->seed, problem->layer, problem->redraw, g};
+      if (projection_draw(problem->projection, problem->row_norm, &name, m, d, work, plan->projection + g * m * d) !=
+          FAVOR_OK) {
+        dist_fail(plan->context, FAVOR_EINTERNAL, "LAPACK could not orthogonalise the projection");
+      }
+    }
+    free(work);
+  }
+  for (int64_t i = 0; i < count && problem->precision == FAVOR_PRECISION_F32; i++) {
+    plan->projection[i] = (double)(float)plan->projection[i];
+  }
+  for (int64_t row = 0; row < plan->n_projections * m; row++) {
+    double norm2 = 0;
+    for (int64_t i = row * d; i < (row + 1) * d; i++) norm2 += plan->projection[i] * plan->projection[i];
+    if (norm2 <= LONGEST_PROJECTION_ROW * LONGEST_PROJECTION_ROW) continue;
+    dist_fail(plan->context, FAVOR_EDATA, "row %lld of the projection is not finite or longer than %g", (long long)row,
+              LONGEST_PROJECTION_ROW);
+    return;
+  }
+}
+
+static void allocate_projection(struct favor_plan *plan) {
+  const struct favor_problem *problem = &plan->problem;
+  size_t count = (size_t)(problem->features * problem->key_width);
+  plan->n_projections = problem->has_projection_per_head ? problem->kv_heads : 1;
+  plan->projection = memory_zeroed((size_t)plan->n_projections * count, sizeof(double));
+  plan->stored_projection = memory_zeroed((size_t)plan->n_projections * count, plan->engine.real_bytes);
+  plan->weights = memory_zeroed((size_t)plan->n_projections, sizeof *plan->weights);
+  plan->packed = memory_zeroed((size_t)plan->n_projections, plan->engine.ops->weights_bytes(&plan->engine.shape));
+  if (!plan->projection || !plan->stored_projection || !plan->weights || !plan->packed) {
+    dist_fail(plan->context, FAVOR_ENOMEM, "no memory for the projection");
+  }
+}
+
+/* Stores W as it is and packs W sqrt(scale) / ln 2. */
+static void pack_projection(struct favor_plan *plan) {
+  const struct engine *engine = &plan->engine;
+  int64_t count = engine->shape.features * engine->shape.key_width;
+  double factor = sqrt(plan->problem.scale) / 0.693147180559945309417232121458176568;
+  for (int64_t i = 0; i < plan->n_projections * count; i++) {
+    if (engine->precision == FAVOR_PRECISION_F64) {
+      ((double *)plan->stored_projection)[i] = plan->projection[i];
+    } else {
+      ((float *)plan->stored_projection)[i] = (float)plan->projection[i];
+    }
+  }
+  for (int64_t g = 0; g < plan->n_projections; g++) {
+    double *w = plan->projection + g * count;
+    void *packed = (char *)plan->packed + (size_t)g * engine->ops->weights_bytes(&engine->shape);
+    engine->ops->pack_weights(&engine->shape, w, factor, packed);
+    for (int64_t i = 0; i < count; i++) w[i] *= factor;
+    plan->weights[g] = (struct head_weights){.packed = packed, .exact = w};
+  }
+}
+
+/* A group a span and row of the grid, in two rounds. */
+static void make_groups(struct favor_plan *plan) {
+  if (!plan->schedule.has_spans) return;
+  int64_t row = plan->context->rank / plan->grid.tokens;
+  for (int parity = 0; parity < 2; parity++) {
+    const struct span *span = &plan->schedule.spans[parity];
+    int color = span->is_member ? (int)(row * plan->grid.tokens + span->first_part) : -1;
+    dist_group_create(plan->context, color, range_count(plan->units) * plan->engine.shape.features,
+                      plan->engine.row_bytes, plan->problem.scan, &plan->groups[parity]);
+  }
+}
+
+/* The steps of creation, each with its agreement. */
+static enum favor_status create(struct favor_plan *plan, const struct favor_problem *problem) {
+  struct favor_context *context = plan->context;
+  copy_problem(plan, problem);
+  const struct kernel *kernel = kernel_find(problem->kernel, (int)problem->precision);
+  plan->problem.kernel = kernel->name;
+  plan->engine = engine_make(kernel, problem->precision, problem->key_width, problem->value_width, problem->features,
+                             problem->heads / problem->kv_heads, plan->problem.scale);
+  plan->unit_bytes = engine_state_bytes(&plan->engine);
+  check_longest_segment(plan);
+  allocate_projection(plan);
+  draw_projection(plan, problem->projection_data);
+  enum favor_status status = dist_agree(context, DIST_SITE_PLAN_DRAW, 0, "");
+  if (status != FAVOR_OK) return status;
+  dist_broadcast(context, plan->projection,
+                 (size_t)(plan->n_projections * problem->features * problem->key_width) * sizeof(double));
+  plan->threads = choose_threads(context, problem->threads);
+  choose_grid(plan);
+  make_groups(plan);
+  status = dist_agree(context, DIST_SITE_PLAN_GROUPS, 0, "");
+  if (status != FAVOR_OK) return status;
+  pack_projection(plan);
+  plan_choose_block(plan);
+  if (!dist_has_failed(context)) plan_allocate(plan);
+  return dist_agree(context, DIST_SITE_PLAN_MEMORY, 0, "");
+}
+
+enum favor_status favor_plan_create(struct favor_context *context, const struct favor_problem *problem,
+                                    struct favor_plan **plan) {
+  *plan = NULL;
+  kernel_blas_single_thread();
+  problem_check(context, problem);
+  bool is_valid = !dist_has_failed(context);
+  struct favor_plan *new_plan = memory_zeroed(1, sizeof *new_plan);
+  if (!new_plan) dist_fail(context, FAVOR_ENOMEM, "no memory for a plan");
+  uint64_t digest =
+      is_valid ? problem_digest(problem, kernel_find(problem->kernel, (int)problem->precision)) : DIST_DIGEST_START;
+  enum favor_status status = dist_agree(context, DIST_SITE_PLAN_CHECK, digest,
+                                        "the ranks were given different problems or run different kernels");
+  if (status == FAVOR_OK) {
+    new_plan->context = context;
+    status = create(new_plan, problem);
+  }
+  if (status != FAVOR_OK) {
+    favor_plan_destroy(&new_plan);
+    return status;
+  }
+  favor_plan_begin(new_plan);
+  *plan = new_plan;
+  return FAVOR_OK;
+}
+
+void favor_plan_destroy(struct favor_plan **plan) {
+  if (!*plan) return;
+  for (int parity = 0; parity < 2; parity++) dist_group_destroy(&(*plan)->groups[parity]);
+  plan_free(*plan);
+  free(*plan);
+  *plan = NULL;
+}

@@ -1,0 +1,69 @@
+/* A plan, seen from inside. */
+#ifndef FAVOR_PLAN_PLAN_H
+#define FAVOR_PLAN_PLAN_H
+
+#include <omp.h>
+
+#include <favor/favor.h>
+
+#include "core/attend.h"
+#include "dist/agree.h"
+#include "dist/group.h"
+#include "plan/cost.h"
+#include "plan/schedule.h"
+#include "plan/tokens.h"
+
+enum { N_SLOTS = SLOT_WAITING + 1 };
+
+struct favor_plan {
+  struct favor_context *context;
+  struct favor_problem problem; /* segments, kernel and projection_data are the plan's own */
+  struct engine engine;
+  struct grid grid;
+  int threads;
+
+  int64_t *offsets; /* [n_segments + 1] */
+  struct tokens tokens;
+  struct range units; /* flat key heads of this rank */
+  struct schedule schedule;
+
+  int64_t n_projections;        /* 1, or G */
+  double *projection;           /* [n_projections][M][D], rounded to real; then as head_weights.exact */
+  void *stored_projection;      /* real [n_projections][M][D] */
+  struct head_weights *weights; /* [n_projections] */
+  void *packed;
+
+  /* States: rows[slot] holds those of all units of this rank, NULL where the slot is not used. */
+  size_t unit_bytes;
+  void *rows[N_SLOTS];
+  void *received[2]; /* what the scan of span 0, 1 gives */
+  void *chunk_rows;  /* [n_chunks][units]: causal, when threads share a head */
+  int64_t n_chunks;
+  omp_lock_t *locks; /* [units] */
+  struct dist_group *groups[2];
+  struct worker *workers; /* [threads] */
+  void **worker_memory;   /* [threads] */
+  size_t memory_bytes;
+
+  /* Of the run. */
+  struct refusal refusal;    /* the first in order of tokens; head and token are global */
+  enum favor_status outcome; /* agreed in the middle of the run */
+  bool is_combining;
+  int64_t bytes_sent_before;
+  struct favor_plan_times times;
+};
+
+/* Local: checks a problem, records what is wrong with the context. A digest of all that must agree between ranks. */
+void problem_check(struct favor_context *context, const struct favor_problem *problem);
+uint64_t problem_digest(const struct favor_problem *problem, const struct kernel *kernel);
+
+/* The rows of one unit (counted from the rank's first) in a block of states of all units. */
+static inline void *plan_unit_rows(const struct favor_plan *plan, void *rows, int64_t unit) {
+  return (char *)rows + plan->unit_bytes * (size_t)unit;
+}
+static inline const struct head_weights *plan_weights(const struct favor_plan *plan, int64_t unit) {
+  int64_t head = (plan->units.begin + unit) % plan->problem.kv_heads;
+  return &plan->weights[plan->n_projections == 1 ? 0 : head];
+}
+
+#endif

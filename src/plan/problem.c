@@ -1,0 +1,136 @@
+#include <math.h>
+#include <string.h>
+
+#include "plan/plan.h"
+
+struct favor_problem favor_problem_default(void) {
+  return (struct favor_problem){
+      .batch = 1, .heads = 1, .kv_heads = 1, .key_width = 64, .value_width = 64, .features = 256, .kernel = "auto"};
+}
+
+/* Widths and features are kept below 2^24 and arrays below 2^62 elements, so that products never overflow. */
+#define MAX_WIDTH (INT64_C(1) << 24)
+#define MAX_TOKENS (INT64_C(1) << 48)
+
+static void check_sizes(struct favor_context *context, const struct favor_problem *problem) {
+  const struct {
+    const char *name;
+    int64_t value, least, most;
+  } sizes[] = {
+      {"batch", problem->batch, 1, MAX_WIDTH},         {"heads", problem->heads, 1, MAX_WIDTH},
+      {"kv_heads", problem->kv_heads, 1, MAX_WIDTH},   {"tokens", problem->tokens, 0, MAX_TOKENS},
+      {"key width", problem->key_width, 1, MAX_WIDTH}, {"value width", problem->value_width, 1, MAX_WIDTH},
+      {"features", problem->features, 1, MAX_WIDTH},
+  };
+  for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+    if (sizes[i].value >= sizes[i].least && sizes[i].value <= sizes[i].most) continue;
+    dist_fail(context, FAVOR_EUSAGE, "%s is %lld: it must be from %lld to %lld", sizes[i].name,
+              (long long)sizes[i].value, (long long)sizes[i].least, (long long)sizes[i].most);
+  }
+  if (problem->kv_heads >= 1 && problem->heads % problem->kv_heads != 0) {
+    dist_fail(context, FAVOR_EUSAGE, "heads (%lld) must be a multiple of key heads (%lld)", (long long)problem->heads,
+              (long long)problem->kv_heads);
+  }
+}
+
+static void check_choices(struct favor_context *context, const struct favor_problem *problem) {
+  const struct {
+    const char *name;
+    int value, n;
+  } choices[] = {
+      {"map", (int)problem->map, FAVOR_MAP_POSITIVE + 1},
+      {"projection", (int)problem->projection, FAVOR_PROJECTION_GAUSSIAN + 1},
+      {"row_norm", (int)problem->row_norm, FAVOR_ROW_NORM_CHI + 1},
+      {"precision", (int)problem->precision, FAVOR_PRECISION_F64 + 1},
+      {"scan", (int)problem->scan, FAVOR_SCAN_CHAIN + 1},
+  };
+  for (size_t i = 0; i < sizeof choices / sizeof choices[0]; i++) {
+    if (choices[i].value >= 0 && choices[i].value < choices[i].n) continue;
+    dist_fail(context, FAVOR_EUSAGE, "%s %d does not exist", choices[i].name, choices[i].value);
+    return;
+  }
+  if (!(problem->scale >= 0) || isinf(problem->scale)) {
+    dist_fail(context, FAVOR_EUSAGE, "scale is %g: it must be positive, or 0 for width^-1/2", problem->scale);
+  }
+  if (!kernel_find(problem->kernel, (int)problem->precision)) {
+    dist_fail(context, FAVOR_EUSAGE, "kernel %s does not exist or this machine cannot run it", problem->kernel);
+  }
+  if (problem->threads < 0 || problem->block_tokens < 0 || problem->memory_bytes < 0) {
+    dist_fail(context, FAVOR_EUSAGE, "threads, block_tokens and memory_bytes must not be negative");
+  }
+}
+
+static void check_grid(struct favor_context *context, const struct favor_problem *problem) {
+  int64_t heads = problem->grid_heads, tokens = problem->grid_tokens;
+  if (heads == 0 && tokens == 0) return;
+  if (heads < 1 || tokens < 1 || heads > context->size || tokens > context->size || heads * tokens > context->size) {
+    dist_fail(context, FAVOR_EUSAGE, "grid %lldx%lld does not fit: heads times tokens must be from 1 to the %d ranks",
+              (long long)heads, (long long)tokens, context->size);
+  }
+}
+
+static void check_segments(struct favor_context *context, const struct favor_problem *problem) {
+  const int64_t *offsets = problem->segments;
+  if (!offsets) return;
+  if (problem->n_segments < 1) {
+    dist_fail(context, FAVOR_EDATA, "segments: there must be at least two offsets, 0 and the number of tokens");
+    return;
+  }
+  if (offsets[0] != 0) {
+    dist_fail(context, FAVOR_EDATA, "segments: the first offset is %lld and must be 0", (long long)offsets[0]);
+  }
+  for (int64_t s = 0; s < problem->n_segments; s++) {
+    if (offsets[s + 1] >= offsets[s]) continue;
+    dist_fail(context, FAVOR_EDATA,
+              "segments: offset %lld (%lld) is below the one before it (%lld); they must not decrease",
+              (long long)(s + 1), (long long)offsets[s + 1], (long long)offsets[s]);
+    return;
+  }
+  if (offsets[problem->n_segments] != problem->tokens) {
+    dist_fail(context, FAVOR_EDATA, "segments: the last offset is %lld and must be the number of tokens, %lld",
+              (long long)offsets[problem->n_segments], (long long)problem->tokens);
+  }
+}
+
+void problem_check(struct favor_context *context, const struct favor_problem *problem) {
+  check_sizes(context, problem);
+  check_choices(context, problem);
+  check_grid(context, problem);
+  check_segments(context, problem);
+}
+
+uint64_t problem_digest(const struct favor_problem *problem, const struct kernel *kernel) {
+  const int64_t integers[] = {problem->batch,
+                              problem->heads,
+                              problem->kv_heads,
+                              problem->tokens,
+                              problem->key_width,
+                              problem->value_width,
+                              problem->n_segments,
+                              problem->is_causal,
+                              (int64_t)problem->map,
+                              problem->features,
+                              (int64_t)problem->projection,
+                              (int64_t)problem->row_norm,
+                              problem->has_projection_per_head,
+                              (int64_t)problem->seed,
+                              (int64_t)problem->layer,
+                              (int64_t)problem->redraw,
+                              (int64_t)problem->precision,
+                              problem->grid_heads,
+                              problem->grid_tokens,
+                              (int64_t)problem->scan,
+                              problem->block_tokens,
+                              problem->memory_bytes};
+  uint64_t digest = dist_digest(DIST_DIGEST_START, integers, sizeof integers);
+  digest = dist_digest(digest, &problem->scale, sizeof problem->scale);
+  if (problem->segments && problem->n_segments > 0) {
+    digest = dist_digest(digest, problem->segments, (size_t)(problem->n_segments + 1) * sizeof *problem->segments);
+  }
+  if (kernel) {
+    const char *blas = kernel_blas_description();
+    digest = dist_digest(digest, kernel->name, strlen(kernel->name));
+    digest = dist_digest(digest, blas, strlen(blas));
+  }
+  return digest;
+}

@@ -1,0 +1,304 @@
+/* Groups of ranks: every algorithm gives the bytes of merging one state after another. */
+#include "base/binned.h"
+#include "base/clock.h"
+#include "dist/agree.h"
+#include "dist/group.h"
+#include "support/mpi_cmocka.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static const enum favor_scan SCANS[] = {FAVOR_SCAN_AUTO, FAVOR_SCAN_EXSCAN, FAVOR_SCAN_DOUBLING, FAVOR_SCAN_CHAIN};
+enum { N_SCANS = sizeof SCANS / sizeof SCANS[0], UNTOUCHED = 0xA5 };
+
+struct shape {
+  int64_t n_rows, width;
+  int n_bins;
+};
+
+/* A group as a rank knows it beforehand: which world ranks are in it, in order. */
+struct members {
+  int ranks[64];
+  int size, own; /* own: index of this rank; -1 where it is in no group */
+};
+
+static struct members members_of(int (*color_of)(int rank, int parameter), int parameter) {
+  struct members m = {.own = -1};
+  int color = color_of(mpi_rank(), parameter);
+  for (int r = 0; color >= 0 && r < mpi_size(); r++) {
+    if (color_of(r, parameter) != color) continue;
+    if (r == mpi_rank()) m.own = m.size;
+    m.ranks[m.size++] = r;
+  }
+  return m;
+}
+
+static uint64_t mix(uint64_t x) { /* splitmix64 */
+  x += UINT64_C(0x9e3779b97f4a7c15);
+  x = (x ^ x >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
+  x = (x ^ x >> 27) * UINT64_C(0x94d049bb133111eb);
+  return x ^ x >> 31;
+}
+
+/* The state that a world rank brings, which every rank can make: rows of magnitudes 2^-60 to 2^60, some of them empty.
+ */
+static void fill_state(void *state, struct shape shape, int world_rank, uint64_t seed) {
+  size_t row_bytes = binned_row_bytes(shape.width, shape.n_bins);
+  binned_clear(state, shape.n_rows, shape.width, shape.n_bins);
+  for (int64_t r = 0; r < shape.n_rows; r++) {
+    uint64_t name = mix(mix(seed * 1000 + (uint64_t)world_rank) + (uint64_t)r);
+    struct binned_row *row = binned_row_at(state, row_bytes, r);
+    int64_t shift = (int64_t)(name % 121) - 60;
+    if (name % 5 == 0) continue;
+    binned_raise(row, (int32_t)shift);
+    for (int64_t e = 0; e < shape.width; e++) {
+      double x = (double)(int64_t)mix(name + (uint64_t)e) * 0x1p-63;
+      binned_deposit(row, e, 1, &x, shift, NULL);
+    }
+  }
+}
+
+/* The states of members [0, n) merged one after another. */
+static void merge_in_order(void *expected, const struct members *m, int n, struct shape shape, uint64_t seed) {
+  size_t bytes = (size_t)shape.n_rows * binned_row_bytes(shape.width, shape.n_bins);
+  void *state = malloc(bytes);
+  assert_non_null(state);
+  binned_clear(expected, shape.n_rows, shape.width, shape.n_bins);
+  for (int i = 0; i < n; i++) {
+    fill_state(state, shape, m->ranks[i], seed);
+    binned_merge(state, expected, shape.n_rows);
+  }
+  free(state);
+}
+
+static enum favor_status finish(struct dist_group *group, bool is_polled) {
+  if (!is_polled) return dist_group_end(group);
+  double limit_s = clock_now_s() + 20;
+  enum favor_status status = FAVOR_OK;
+  for (bool is_done = false; !is_done && status == FAVOR_OK;) {
+    status = dist_group_progress(group, &is_done);
+    if (clock_now_s() > limit_s) return FAVOR_EINTERNAL;
+  }
+  return status;
+}
+
+/* One scan and one reduction on a group that this rank is in; is every byte right? */
+static bool is_exact(struct dist_group *group, const struct members *m, struct shape shape, uint64_t seed,
+                     bool is_polled) {
+  size_t bytes = (size_t)shape.n_rows * binned_row_bytes(shape.width, shape.n_bins);
+  char *partial = malloc(bytes), *copy = malloc(bytes), *result = malloc(bytes), *expected = malloc(bytes);
+  assert_true(partial && copy && result && expected);
+  fill_state(partial, shape, m->ranks[m->own], seed);
+  memcpy(copy, partial, bytes);
+  memset(result, UNTOUCHED, bytes);
+  memset(expected, UNTOUCHED, bytes);
+  if (m->own > 0) merge_in_order(expected, m, m->own, shape, seed);
+  enum favor_status status = dist_scan_begin(group, partial, result);
+  if (status == FAVOR_OK) status = finish(group, is_polled);
+  bool is_scan_right = status == FAVOR_OK && memcmp(result, expected, bytes) == 0 && memcmp(partial, copy, bytes) == 0;
+
+  /* The other ranks come to the reduction however the scan went here. */
+  merge_in_order(expected, m, m->size, shape, seed);
+  status = dist_reduce_begin(group, partial);
+  if (status == FAVOR_OK) status = finish(group, is_polled);
+  bool is_sum_right = status == FAVOR_OK && memcmp(partial, expected, bytes) == 0;
+  free(partial);
+  free(copy);
+  free(result);
+  free(expected);
+  return is_scan_right && is_sum_right;
+}
+
+static struct favor_context *make_context(void) {
+  struct favor_context *context = NULL;
+  enum favor_status status = favor_context_create(MPI_COMM_WORLD, &context);
+  assert_all(status == FAVOR_OK);
+  return context;
+}
+
+/* All algorithms on the groups of one colouring, three operations in a row on each group. */
+static void check_colors(int (*color_of)(int rank, int parameter), int parameter, struct shape shape) {
+  struct favor_context *context = make_context();
+  struct members m = members_of(color_of, parameter);
+  size_t row_bytes = binned_row_bytes(shape.width, shape.n_bins);
+  for (int s = 0; s < N_SCANS; s++) {
+    struct dist_group *group = NULL;
+    int color = color_of(mpi_rank(), parameter);
+    enum favor_status status = dist_group_create(context, color, shape.n_rows, row_bytes, SCANS[s], &group);
+    assert_all(status == FAVOR_OK);
+    assert_all((group == NULL) == (m.own < 0));
+    assert_all(!group || (dist_group_rank(group) == m.own && dist_group_size(group) == m.size));
+    for (uint64_t seed = 0; seed < 3; seed++) {
+      assert_all(!group || is_exact(group, &m, shape, 10 * seed + (uint64_t)s, seed % 2 == 1));
+    }
+    dist_group_destroy(&group);
+    assert_all(group == NULL);
+  }
+  assert_all(dist_agree(context, DIST_SITE_NONE, 0, NULL) == FAVOR_OK);
+  favor_context_destroy(&context);
+}
+
+static int first_ranks(int rank, int n) { return rank < n ? 0 : -1; }
+static int last_ranks(int rank, int n) { return rank >= mpi_size() - n ? 5 : -1; }
+static int interleaved(int rank, int n) { return rank % n; }
+static int ragged(int rank, int unused) {
+  (void)unused;
+  return rank == 0 ? 9 : rank < 3 ? 2 : rank == 3 ? -1 : 4; /* sizes 1, 2, none, the rest */
+}
+
+static const struct shape SMALL = {37, 9, 2};
+
+static void groups_of_every_size(void **state) {
+  (void)state;
+  for (int n = 1; n <= mpi_size(); n++) {
+    check_colors(first_ranks, n, SMALL);
+    check_colors(last_ranks, n, SMALL);
+  }
+}
+
+static void several_groups_at_once(void **state) {
+  (void)state;
+  check_colors(interleaved, 2, SMALL);
+  check_colors(interleaved, 3, SMALL);
+  check_colors(ragged, 0, SMALL);
+}
+
+static void nobody_in_a_group(void **state) {
+  (void)state;
+  check_colors(first_ranks, 0, SMALL);
+}
+
+/* Fewer rows than ranks; three bins; states that the chain cuts into many blocks, the last one short. */
+static void states_of_every_shape(void **state) {
+  (void)state;
+  const struct shape shapes[] = {{0, 9, 2}, {1, 9, 2}, {5, 1, 3}, {64, 33, 3}, {1021, 65, 2}};
+  for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) check_colors(first_ranks, mpi_size(), shapes[i]);
+}
+
+/* ---- what is chosen and what is sent ------------------------------------------------------------------------------
+ */
+
+static struct dist_group *make_group(struct favor_context *context, int64_t n_rows, size_t row_bytes,
+                                     enum favor_scan scan) {
+  struct dist_group *group = NULL;
+  enum favor_status status = dist_group_create(context, 0, n_rows, row_bytes, scan, &group);
+  assert_all(status == FAVOR_OK);
+  return group;
+}
+
+static int64_t bytes_of_one_scan(enum favor_scan scan, struct shape shape) {
+  struct favor_context *context = make_context();
+  size_t row_bytes = binned_row_bytes(shape.width, shape.n_bins);
+  struct dist_group *group = make_group(context, shape.n_rows, row_bytes, scan);
+  char *partial = malloc(row_bytes * (size_t)shape.n_rows), *result = malloc(row_bytes * (size_t)shape.n_rows);
+  assert_all(partial && result);
+  fill_state(partial, shape, mpi_rank(), 1);
+  assert_all(dist_group_bytes_sent(group) == 0);
+  assert_all(dist_scan_begin(group, partial, result) == FAVOR_OK && dist_group_end(group) == FAVOR_OK);
+  int64_t bytes = dist_group_bytes_sent(group);
+  free(partial);
+  free(result);
+  dist_group_destroy(&group);
+  favor_context_destroy(&context);
+  return bytes;
+}
+
+static void bytes_sent_are_those_of_the_algorithm(void **state) {
+  (void)state;
+  struct shape shape = {1021, 65, 2};
+  int64_t state_bytes = shape.n_rows * (int64_t)binned_row_bytes(shape.width, shape.n_bins);
+  int64_t one_unless_last = mpi_rank() < mpi_size() - 1 ? state_bytes : 0, doubling = 0;
+  for (int distance = 1; mpi_rank() + distance < mpi_size(); distance *= 2) doubling += state_bytes;
+  assert_all(bytes_of_one_scan(FAVOR_SCAN_EXSCAN, shape) == one_unless_last);
+  assert_all(bytes_of_one_scan(FAVOR_SCAN_CHAIN, shape) == one_unless_last);
+  assert_all(bytes_of_one_scan(FAVOR_SCAN_DOUBLING, shape) == doubling);
+}
+
+/* Up a tree to rank 0 and down again: 2 (P - 1) states in all. */
+static void reduction_sends_two_states_a_rank(void **state) {
+  (void)state;
+  struct favor_context *context = make_context();
+  struct shape shape = SMALL;
+  size_t row_bytes = binned_row_bytes(shape.width, shape.n_bins);
+  struct dist_group *group = make_group(context, shape.n_rows, row_bytes, FAVOR_SCAN_AUTO);
+  char *sum = malloc(row_bytes * (size_t)shape.n_rows);
+  assert_all(sum != NULL);
+  fill_state(sum, shape, mpi_rank(), 1);
+  assert_all(dist_reduce_begin(group, sum) == FAVOR_OK && dist_group_end(group) == FAVOR_OK);
+  double sent = (double)dist_group_bytes_sent(group);
+  assert_all(dist_sum_double(context, &sent, 1) == FAVOR_OK);
+  assert_all(sent == 2.0 * (mpi_size() - 1) * (double)row_bytes * (double)shape.n_rows);
+  free(sum);
+  dist_group_destroy(&group);
+  favor_context_destroy(&context);
+}
+
+static void cost_chooses_doubling_for_small_and_chain_for_large(void **state) {
+  (void)state;
+  struct favor_context *context = make_context();
+  struct dist_group *small = make_group(context, 2, 200, FAVOR_SCAN_AUTO);
+  struct dist_group *large = make_group(context, 8192, 1320, FAVOR_SCAN_AUTO);
+  assert_all(strcmp(dist_group_scan_name(small), "doubling") == 0);
+  assert_all(strcmp(dist_group_scan_name(large), mpi_size() > 2 ? "chain" : "doubling") == 0);
+  dist_group_destroy(&small);
+  dist_group_destroy(&large);
+  const char *const names[N_SCANS] = {NULL, "exscan", "doubling", "chain"};
+  for (int s = 1; s < N_SCANS; s++) {
+    struct dist_group *forced = make_group(context, 2, 200, SCANS[s]);
+    assert_all(strcmp(dist_group_scan_name(forced), names[s]) == 0);
+    dist_group_destroy(&forced);
+  }
+  favor_context_destroy(&context);
+}
+
+/* The ranks need not start together, and those that have to wait for nobody do not. */
+static void first_rank_waits_for_nobody(void **state) {
+  (void)state;
+  struct favor_context *context = make_context();
+  struct shape shape = {16, 9, 2}; /* small messages: MPI takes them without the receiver */
+  size_t row_bytes = binned_row_bytes(shape.width, shape.n_bins);
+  char partial[16 * 512], result[16 * 512];
+  assert_all(row_bytes <= 512);
+  for (int s = 0; s < N_SCANS; s++) {
+    struct dist_group *group = make_group(context, shape.n_rows, row_bytes, SCANS[s]);
+    fill_state(partial, shape, mpi_rank(), 1);
+    bool is_right = true;
+    if (mpi_rank() == 0) {
+      is_right = dist_scan_begin(group, partial, result) == FAVOR_OK && dist_group_end(group) == FAVOR_OK;
+    }
+    MPI_Barrier(MPI_COMM_WORLD); /* the others start only when the first has finished */
+    if (mpi_rank() != 0) {
+      is_right = dist_scan_begin(group, partial, result) == FAVOR_OK && dist_group_end(group) == FAVOR_OK;
+    }
+    assert_all(is_right);
+    dist_group_destroy(&group);
+  }
+  favor_context_destroy(&context);
+}
+
+static void nothing_in_flight_is_done(void **state) {
+  (void)state;
+  struct favor_context *context = make_context();
+  struct dist_group *group = make_group(context, 3, 200, FAVOR_SCAN_AUTO);
+  bool is_done = false;
+  assert_all(dist_group_progress(group, &is_done) == FAVOR_OK && is_done);
+  assert_all(dist_group_end(group) == FAVOR_OK);
+  dist_group_destroy(&group);
+  dist_group_destroy(&group);
+  favor_context_destroy(&context);
+}
+
+int main(int argc, char **argv) {
+  const struct CMUnitTest tests[] = {
+      mpi_unit_test(groups_of_every_size),
+      mpi_unit_test(several_groups_at_once),
+      mpi_unit_test(nobody_in_a_group),
+      mpi_unit_test(states_of_every_shape),
+      mpi_unit_test(bytes_sent_are_those_of_the_algorithm),
+      mpi_unit_test(reduction_sends_two_states_a_rank),
+      mpi_unit_test(cost_chooses_doubling_for_small_and_chain_for_large),
+      mpi_unit_test(first_rank_waits_for_nobody),
+      mpi_unit_test(nothing_in_flight_is_done),
+  };
+  return mpi_cmocka_main(&argc, &argv, "group", tests, sizeof tests / sizeof tests[0]);
+}

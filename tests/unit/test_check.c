@@ -1,0 +1,429 @@
+/* The check of an output (core/check.h) against oracles in long double, and its verdicts on right and wrong outputs. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "base/random.h"
+#include "core/check.h"
+#include "support/oracle.h"
+
+static const struct check_type float16 = {11, -14}, bfloat16 = {8, -126}, float32 = {24, -126};
+
+/* ---- a case: tensors, sampled rows, a check that has absorbed all keys ----------------------------------------------
+ */
+
+struct shape {
+  const char *name;
+  int64_t tokens, key_heads, heads_per_key, key_width, value_width, features, rows, projections;
+  double spread;
+  bool is_causal, has_segments;
+  bool is_opposed; /* the features that are large for queries are tiny for keys, of width 1 */
+};
+
+enum { N_SEGMENTS = 5 };
+
+struct fixture {
+  struct shape shape;
+  int64_t segments[N_SEGMENTS + 1];
+  double *q, *k, *v; /* [heads][N][D], [key_heads][N][D], [key_heads][N][E] */
+  double *projection;
+  int64_t *tokens;
+  struct check_row *rows;
+  double *sampled; /* [n_rows][heads][D] */
+  struct check_problem problem;
+};
+
+static double *normal(uint32_t number, int64_t n, double spread) {
+  struct random_stream stream = random_stream(1, RANDOM_MAKE, 0, number);
+  double *x = malloc((size_t)n * sizeof *x);
+  assert_non_null(x);
+  random_normal(&stream, 0, n, x);
+  for (int64_t i = 0; i < n; i++) x[i] *= spread;
+  return x;
+}
+
+static void oppose(struct fixture *f) {
+  const struct shape *s = &f->shape;
+  for (int64_t i = 0; i < s->key_heads * s->heads_per_key * s->tokens; i++) f->q[i] += 8.5;
+  for (int64_t i = 0; i < s->key_heads * s->tokens; i++) f->k[i] -= 8.5;
+  for (int64_t r = 0; r < s->projections * s->features; r++) f->projection[r] += r % 2 ? 30.0 : -30.0;
+}
+
+static int64_t n_heads(const struct shape *s) { return s->key_heads * s->heads_per_key; }
+
+static void sample(struct fixture *f) {
+  const struct shape *s = &f->shape;
+  f->tokens = malloc((size_t)s->rows * sizeof *f->tokens);
+  f->rows = malloc((size_t)s->rows * sizeof *f->rows);
+  f->sampled = malloc((size_t)(s->rows * n_heads(s) * s->key_width) * sizeof *f->sampled);
+  assert_true(f->tokens && f->rows && f->sampled);
+  check_sample(s->tokens, s->rows, 7, f->tokens);
+  for (int64_t i = 0; i < s->rows; i++) {
+    f->rows[i] = check_row_of(f->tokens[i], s->tokens, s->has_segments ? f->segments : NULL, N_SEGMENTS, s->is_causal);
+    for (int64_t h = 0; h < n_heads(s); h++)
+      memcpy(f->sampled + (i * n_heads(s) + h) * s->key_width, f->q + (h * s->tokens + f->tokens[i]) * s->key_width,
+             (size_t)s->key_width * sizeof(double));
+  }
+}
+
+static void setup_case(struct fixture *f, const struct shape *shape) {
+  const struct shape *s = &f->shape;
+  f->shape = *shape;
+  /* An empty first segment, an empty one within, one of a single token. */
+  memcpy(f->segments, (int64_t[]){0, 0, s->tokens / 3, s->tokens / 3, s->tokens - 1, s->tokens}, sizeof f->segments);
+  f->q = normal(1, n_heads(s) * s->tokens * s->key_width, s->spread);
+  f->k = normal(2, s->key_heads * s->tokens * s->key_width, s->spread);
+  f->v = normal(3, s->key_heads * s->tokens * s->value_width, 1.0);
+  f->projection = normal(4, s->projections * s->features * s->key_width, 1.0);
+  if (s->is_opposed) oppose(f);
+  sample(f);
+  f->problem = (struct check_problem){.rows = f->rows,
+                                      .n_rows = s->rows,
+                                      .key_heads = s->key_heads,
+                                      .heads_per_key = s->heads_per_key,
+                                      .key_width = s->key_width,
+                                      .value_width = s->value_width,
+                                      .features = s->features,
+                                      .scale = 1.0 / sqrt((double)s->key_width),
+                                      .projection = f->projection,
+                                      .projections = s->projections};
+}
+
+static void teardown_case(struct fixture *f) {
+  free(f->q);
+  free(f->k);
+  free(f->v);
+  free(f->projection);
+  free(f->tokens);
+  free(f->rows);
+  free(f->sampled);
+}
+
+static void absorb(const struct fixture *f, struct check *check, int64_t begin, int64_t end) {
+  const struct shape *s = &f->shape;
+  for (int64_t g = 0; g < s->key_heads; g++)
+    check_absorb(check, g, begin, end, f->k + (g * s->tokens + begin) * s->key_width,
+                 f->v + (g * s->tokens + begin) * s->value_width);
+}
+
+/* As if `parts` ranks had each seen the blocks b, b + parts, ... of 97 tokens, and one of them merged what they found.
+ */
+static struct check *check_in_parts(const struct fixture *f, int parts) {
+  enum { BLOCK = 97, MOST_PARTS = 4 };
+  struct check *checks[MOST_PARTS];
+  assert_true(parts <= MOST_PARTS);
+  for (int p = 0; p < parts; p++) {
+    checks[p] = check_create(&f->problem, f->sampled);
+    assert_non_null(checks[p]);
+    for (int64_t begin = p * BLOCK; begin < f->shape.tokens; begin += parts * BLOCK)
+      absorb(f, checks[p], begin, begin + BLOCK < f->shape.tokens ? begin + BLOCK : f->shape.tokens);
+  }
+  const int64_t n_tops = check_n_tops(checks[0]), n_sums = check_n_sums(checks[0]);
+  double *tops = malloc((size_t)n_tops * sizeof *tops);
+  assert_non_null(tops);
+  for (int64_t g = 0; g < f->shape.key_heads; g++) {
+    memcpy(tops, check_tops(checks[0], g), (size_t)n_tops * sizeof *tops);
+    for (int p = 1; p < parts; p++)
+      for (int64_t i = 0; i < n_tops; i++) tops[i] = fmax(tops[i], check_tops(checks[p], g)[i]);
+    for (int p = 0; p < parts; p++) check_rescale(checks[p], g, tops);
+    for (int p = 1; p < parts; p++)
+      for (int64_t i = 0; i < n_sums; i++) check_sums(checks[0], g)[i] += check_sums(checks[p], g)[i];
+  }
+  free(tops);
+  for (int p = 1; p < parts; p++) check_destroy(&checks[p]);
+  return checks[0];
+}
+
+/* What the oracles say of all tokens of a head: [N][E]. */
+static double *expected(const struct fixture *f, enum check_answer answer, int64_t head) {
+  const struct shape *s = &f->shape;
+  const int64_t g = head / s->heads_per_key;
+  const double *q = f->q + head * s->tokens * s->key_width, *k = f->k + g * s->tokens * s->key_width;
+  struct oracle_head oracle = {.tokens = s->tokens,
+                               .key_width = s->key_width,
+                               .value_width = s->value_width,
+                               .features = s->features,
+                               .segments = s->has_segments ? f->segments : NULL,
+                               .n_segments = N_SEGMENTS,
+                               .is_causal = s->is_causal,
+                               .projection = f->projection + g % s->projections * s->features * s->key_width};
+  double *out = malloc((size_t)(s->tokens * s->value_width) * sizeof *out);
+  double *zero = calloc((size_t)(s->tokens * s->key_width), sizeof *zero); /* keys that all weigh the same */
+  assert_true(out && zero);
+  const double *v = f->v + g * s->tokens * s->value_width;
+  if (answer == CHECK_DEFINITION)
+    oracle_attend_pairs(&oracle, q, k, v, out);
+  else
+    oracle_softmax(&oracle, q, answer == CHECK_EXACT ? k : zero, v, out);
+  free(zero);
+  return out;
+}
+
+/* The largest relative error of a row, over all heads and answers. */
+static double largest_error(const struct fixture *f, const struct check *check) {
+  const struct shape *s = &f->shape;
+  double *own = malloc((size_t)s->value_width * sizeof *own), worst = 0;
+  assert_non_null(own);
+  for (int answer = 0; answer < CHECK_N_ANSWERS; answer++) {
+    for (int64_t h = 0; h < n_heads(s); h++) {
+      double *out = expected(f, answer, h);
+      for (int64_t i = 0; i < s->rows; i++) {
+        check_value(check, answer, i, h, own);
+        worst = fmax(worst, oracle_relative_error(own, out + f->tokens[i] * s->value_width, s->value_width));
+      }
+      free(out);
+    }
+  }
+  free(own);
+  return worst;
+}
+
+/* ---- answers ---------------------------------------------------------------------------------------------------- */
+
+static void test_answers_are_the_oracles(void **state) {
+  (void)state;
+  static const struct shape shapes[] = {
+      {"one tile", 40, 1, 1, 4, 3, 8, 40, 1, 1.0, false, false, false},
+      {"causal", 300, 1, 1, 5, 3, 9, 50, 1, 1.0, true, false, false},
+      {"segments", 600, 2, 2, 5, 3, 5, 33, 1, 0.5, false, true, false},
+      {"causal segments, a projection a head", 400, 4, 2, 8, 1, 7, 29, 2, 1.0, true, true, false},
+      {"one row", 513, 1, 2, 3, 2, 4, 1, 1, 1.0, false, false, false},
+      {"one token", 1, 1, 1, 1, 1, 1, 1, 1, 1.0, true, false, false},
+      {"many rows of many heads", 300, 1, 5, 3, 2, 4, 300, 1, 1.0, true, false, false},
+      {"weights over hundreds of orders of magnitude", 300, 1, 2, 64, 4, 16, 40, 1, 8.0, true, false, false},
+      {"keys far apart", 300, 1, 1, 8, 4, 3, 60, 1, 40.0, false, true, false},
+      {"every sum of features underflows", 300, 1, 2, 1, 4, 6, 60, 1, 0.5, true, true, true},
+  };
+  for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+    struct fixture fixture;
+    setup_case(&fixture, &shapes[i]);
+    for (int parts = 1; parts <= 4; parts += 3) {
+      struct check *check = check_in_parts(&fixture, parts);
+      const double error = largest_error(&fixture, check);
+      print_message("%s, %d parts: %.1e\n", shapes[i].name, parts, error);
+      /* A logarithm of size L brings its weight a relative error of L 2^-53, and L reaches thousands here. */
+      assert_true(error <= 1e-12);
+      check_destroy(&check);
+      assert_null(check);
+    }
+    teardown_case(&fixture);
+  }
+}
+
+/* ---- sampling --------------------------------------------------------------------------------------------------- */
+
+static void test_sample_is_distinct_and_has_the_ends(void **state) {
+  (void)state;
+  int64_t tokens[100], again[100];
+  const int64_t n_tokens = INT64_C(1) << 40;
+  check_sample(n_tokens, 100, 3, tokens);
+  check_sample(n_tokens, 100, 3, again);
+  assert_memory_equal(tokens, again, sizeof tokens);
+  assert_int_equal(tokens[0], 0);
+  assert_int_equal(tokens[99], n_tokens - 1);
+  for (int i = 1; i < 100; i++) assert_true(tokens[i] > tokens[i - 1]);
+  check_sample(n_tokens, 100, 4, again);
+  assert_memory_not_equal(tokens, again, sizeof tokens);
+  check_sample(100, 100, 3, tokens);
+  for (int i = 0; i < 100; i++) assert_int_equal(tokens[i], i);
+}
+
+static void test_row_ends_at_its_segment(void **state) {
+  (void)state;
+  const int64_t segments[] = {0, 0, 3, 3, 3, 10, 10};
+  for (int64_t token = 0; token < 10; token++) {
+    struct check_row row = check_row_of(token, 10, segments, 6, false);
+    assert_int_equal(row.key_begin, token < 3 ? 0 : 3);
+    assert_int_equal(row.key_end, token < 3 ? 3 : 10);
+    row = check_row_of(token, 10, segments, 6, true);
+    assert_int_equal(row.key_begin, token < 3 ? 0 : 3);
+    assert_int_equal(row.key_end, token + 1);
+  }
+  struct check_row row = check_row_of(4, 10, NULL, 0, false);
+  assert_int_equal(row.key_begin, 0);
+  assert_int_equal(row.key_end, 10);
+}
+
+static void test_blocks_nobody_attends_to_are_not_needed(void **state) {
+  (void)state;
+  struct fixture fixture;
+  setup_case(&fixture, &(struct shape){"", 300, 1, 1, 4, 3, 8, 1, 1, 1.0, true, true, false});
+  struct check *check = check_create(&fixture.problem, fixture.sampled);
+  assert_non_null(check);
+  const struct check_row *row = fixture.rows;
+  assert_true(check_needs(check, row->key_begin, row->key_begin + 1));
+  assert_true(check_needs(check, row->key_end - 1, row->key_end));
+  assert_false(check_needs(check, row->key_end, 1000));
+  assert_false(check_needs(check, -1, row->key_begin));
+  check_destroy(&check);
+  teardown_case(&fixture);
+}
+
+/* ---- verdicts --------------------------------------------------------------------------------------------------- */
+
+static const struct shape judged_shape = {"", 400, 2, 2, 16, 12, 32, 50, 1, 0.7, true, false, false};
+
+/* One of the answers as an output: [n_rows][heads][E]. */
+static double *output_of(const struct fixture *f, const struct check *check, enum check_answer answer) {
+  const struct shape *s = &f->shape;
+  double *out = malloc((size_t)(s->rows * n_heads(s) * s->value_width) * sizeof *out);
+  assert_non_null(out);
+  for (int64_t i = 0; i < s->rows; i++)
+    for (int64_t h = 0; h < n_heads(s); h++)
+      check_value(check, answer, i, h, out + (i * n_heads(s) + h) * s->value_width);
+  return out;
+}
+
+static struct check_head judge(const struct check *check, int64_t head, const double *out, struct check_type type) {
+  struct check_head judged;
+  check_judge(check, head, out, type, &judged);
+  return judged;
+}
+
+static double round_to(double x, struct check_type type) {
+  const double unit = ldexp(1.0, (int)fmax(ilogb(x), type.min_exponent) - type.digits + 1);
+  return rint(x / unit) * unit;
+}
+
+static void test_right_output_has_no_error(void **state) {
+  (void)state;
+  static const struct check_type *const types[] = {&float16, &bfloat16, &float32};
+  struct fixture fixture;
+  setup_case(&fixture, &judged_shape);
+  struct check *check = check_in_parts(&fixture, 1);
+  double *out = output_of(&fixture, check, CHECK_DEFINITION);
+  const int64_t n = judged_shape.rows * n_heads(&judged_shape) * judged_shape.value_width;
+  for (int t = 0; t < 3; t++) {
+    double *rounded = malloc((size_t)n * sizeof *rounded);
+    assert_non_null(rounded);
+    for (int64_t i = 0; i < n; i++) rounded[i] = round_to(out[i], *types[t]);
+    for (int64_t h = 0; h < n_heads(&judged_shape); h++) {
+      struct check_head judged = judge(check, h, rounded, *types[t]);
+      assert_true(judged.definition > 0 && judged.definition_error == 0 && judged.worst_error == 0);
+    }
+    free(rounded);
+  }
+  free(out);
+  check_destroy(&check);
+  teardown_case(&fixture);
+}
+
+static void test_trivial_and_exact_outputs_are_told_apart(void **state) {
+  (void)state;
+  struct fixture fixture;
+  setup_case(&fixture, &judged_shape);
+  struct check *check = check_in_parts(&fixture, 1);
+  double *out = output_of(&fixture, check, CHECK_EXACT);
+  struct check_head judged = judge(check, 1, out, float32);
+  assert_true(judged.exact > 0 && judged.exact_error == 0 && judged.mean_error > 0 && judged.worst_error > 1e-2);
+  free(out);
+  out = output_of(&fixture, check, CHECK_MEAN);
+  judged = judge(check, 1, out, float32);
+  assert_true(judged.exact_error == judged.mean_error && judged.worst_error > 1e-2);
+  free(out);
+  check_destroy(&check);
+  teardown_case(&fixture);
+}
+
+static void test_one_number_off_by_a_percent_is_found(void **state) {
+  (void)state;
+  struct fixture fixture;
+  setup_case(&fixture, &judged_shape);
+  struct check *check = check_in_parts(&fixture, 1);
+  double *out = output_of(&fixture, check, CHECK_DEFINITION);
+  const int64_t row = 17, head = 2, width = judged_shape.value_width;
+  double *found = out + (row * n_heads(&judged_shape) + head) * width, *largest = found;
+  for (int64_t e = 0; e < width; e++)
+    if (fabs(found[e]) > fabs(*largest)) largest = &found[e];
+  double norm = 0;
+  for (int64_t e = 0; e < width; e++) norm = hypot(norm, found[e]);
+  *largest *= 1.01;
+  struct check_head judged = judge(check, head, out, float32);
+  assert_true(judged.worst_error > 1e-4);
+  assert_int_equal(judged.worst_row, row);
+  assert_true(judged.worst_error <= 0.0101 * fabs(*largest) / norm);
+  assert_true(judge(check, 1, out, float32).worst_error == 0);
+  assert_true(judge(check, head, out, bfloat16).worst_error > 1e-4);
+  free(out);
+  check_destroy(&check);
+  teardown_case(&fixture);
+}
+
+static void test_nan_is_an_infinite_error(void **state) {
+  (void)state;
+  struct fixture fixture;
+  setup_case(&fixture, &judged_shape);
+  struct check *check = check_in_parts(&fixture, 1);
+  double *out = output_of(&fixture, check, CHECK_DEFINITION);
+  double *element = out + (31 * n_heads(&judged_shape) + 3) * judged_shape.value_width + 5;
+  const double bad[] = {NAN, INFINITY, -INFINITY};
+  for (int i = 0; i < 3; i++) {
+    *element = bad[i];
+    struct check_head judged = judge(check, 3, out, float32);
+    assert_true(isinf(check_ratio(judged.definition_error, judged.definition)));
+    assert_true(isinf(judged.worst_error));
+    assert_int_equal(judged.worst_row, 31);
+    assert_true(isinf(check_ratio(judged.exact_error, judged.exact)));
+    assert_true(judge(check, 2, out, float32).worst_error == 0);
+  }
+  free(out);
+  check_destroy(&check);
+  teardown_case(&fixture);
+}
+
+static void test_another_projection_is_found(void **state) {
+  (void)state;
+  struct fixture fixture;
+  setup_case(&fixture, &judged_shape);
+  struct check *check = check_in_parts(&fixture, 1);
+  double *out = output_of(&fixture, check, CHECK_DEFINITION);
+  check_destroy(&check);
+  free(fixture.projection);
+  fixture.projection = normal(5, judged_shape.features * judged_shape.key_width, 1.0);
+  fixture.problem.projection = fixture.projection;
+  check = check_in_parts(&fixture, 1);
+  struct check_head judged = judge(check, 0, out, float32);
+  assert_true(check_ratio(judged.definition_error, judged.definition) > 1e-2);
+  free(out);
+  check_destroy(&check);
+  teardown_case(&fixture);
+}
+
+static void test_zero_output_of_zero_values_is_right(void **state) {
+  (void)state;
+  struct fixture fixture;
+  setup_case(&fixture, &judged_shape);
+  const int64_t n = judged_shape.key_heads * judged_shape.tokens * judged_shape.value_width;
+  memset(fixture.v, 0, (size_t)n * sizeof *fixture.v);
+  struct check *check = check_in_parts(&fixture, 1);
+  double *out = output_of(&fixture, check, CHECK_DEFINITION);
+  struct check_head judged = judge(check, 0, out, float32);
+  assert_true(check_ratio(judged.definition_error, judged.definition) == 0 && judged.worst_error == 0);
+  out[3] = 1e-3;
+  judged = judge(check, 0, out, float32);
+  assert_true(isinf(check_ratio(judged.definition_error, judged.definition)) && isinf(judged.worst_error));
+  free(out);
+  check_destroy(&check);
+  teardown_case(&fixture);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_answers_are_the_oracles),
+      cmocka_unit_test(test_sample_is_distinct_and_has_the_ends),
+      cmocka_unit_test(test_row_ends_at_its_segment),
+      cmocka_unit_test(test_blocks_nobody_attends_to_are_not_needed),
+      cmocka_unit_test(test_right_output_has_no_error),
+      cmocka_unit_test(test_trivial_and_exact_outputs_are_told_apart),
+      cmocka_unit_test(test_one_number_off_by_a_percent_is_found),
+      cmocka_unit_test(test_nan_is_an_infinite_error),
+      cmocka_unit_test(test_another_projection_is_found),
+      cmocka_unit_test(test_zero_output_of_zero_values_is_right),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
