@@ -9,7 +9,7 @@
 # Every test is killed after TIMEOUT seconds (60 by default, 300 for scripts). What tests share is favor_test_support.
 pkg_check_modules(CMOCKA REQUIRED IMPORTED_TARGET cmocka)
 
-set(FAVOR_TEST_LAYERS base kernel feature core dist plan)
+set(FAVOR_TEST_LAYERS base kernel feature core dist plan io)
 
 # Makes the executable NAME and hands TIMEOUT (and NP) on to the caller.
 macro(favor_test_executable name)

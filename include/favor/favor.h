@@ -80,6 +80,9 @@ FAVOR_API void favor_context_destroy(struct favor_context **context);
 /* The text of the last agreed error, "" before any. Local; valid until the next call on the context. */
 FAVOR_API const char *favor_context_message(const struct favor_context *context);
 
+/* Local: forgets this rank's own error that no collective function has reported yet, for a caller that dealt with it. */
+FAVOR_API void favor_context_forget(struct favor_context *context);
+
 FAVOR_API int favor_context_rank(const struct favor_context *context);
 FAVOR_API int favor_context_size(const struct favor_context *context);
 
@@ -258,6 +261,30 @@ FAVOR_API enum favor_status favor_plan_export_state(const struct favor_plan *pla
 /* Local: an exported state as numbers: S_re = s[r][e] 2^exponent[r], z_r = z[r] 2^exponent[r]. A row of no key has
  * exponent INT32_MIN and zeros. exponent [M], s [M][E], z [M]; owned by the caller. */
 FAVOR_API void favor_state_decode(const void *bytes, int32_t *exponent, double *s, double *z);
+
+/* ---- decoding: causal attention one token at a time ---------------------------------------------------------------
+ *
+ * A decoder holds the states of this rank's key heads, in double, and advances them by one token at a cost that does not
+ * depend on how many came before. It starts from no key or from exported states, and can be saved as such. */
+struct favor_decoder;
+
+/* Local. A decoder for the heads, widths, projection and precision of arrays of a causal plan, which must outlive it.
+ * Errors: FAVOR_EUSAGE (the plan is not causal), FAVOR_ENOMEM. On failure *decoder is NULL. */
+FAVOR_API enum favor_status favor_decoder_create(const struct favor_plan *plan, struct favor_decoder **decoder);
+/* Local. Accepts NULL, sets it to NULL. */
+FAVOR_API void favor_decoder_destroy(struct favor_decoder **decoder);
+
+/* Local: sets or gives the state of one flat key head of the shard, in the bytes of favor_plan_export_state.
+ * Errors: FAVOR_EUSAGE (no such head on this rank), FAVOR_EDATA (load: not a state of this shape). */
+FAVOR_API enum favor_status favor_decoder_load(struct favor_decoder *decoder, int64_t kv_head, const void *bytes);
+FAVOR_API enum favor_status favor_decoder_save(const struct favor_decoder *decoder, int64_t kv_head, void *bytes);
+
+/* Local: takes the next token's k and v of every key head, then gives the outputs of its queries. Arrays as in
+ * favor_plan_execute, of one token (token_stride is not read). Errors: FAVOR_EDATA (as favor_plan_execute; the token is
+ * counted from the decoder's creation); the states are then as before. Allocates nothing. */
+FAVOR_API enum favor_status favor_decoder_step(struct favor_decoder *decoder, const struct favor_input *q,
+                                               const struct favor_input *k, const struct favor_input *v,
+                                               const struct favor_output *out);
 
 /* ---- kernels ---------------------------------------------------------------------------------------------------- */
 

@@ -4,10 +4,6 @@
 
 static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
-static double real_at(const struct engine *engine, const void *row, int64_t i) {
-  return engine->precision == FAVOR_PRECISION_F64 ? ((const double *)row)[i] : (double)((const float *)row)[i];
-}
-
 /* A weighted mean whose weights are given as log2; in double, at the exponent of the largest weight so far. */
 struct mean {
   double top, total;
@@ -24,16 +20,6 @@ static double mean_factor(struct mean *mean, double at) {
     mean->top = at;
   }
   return exp2(at - mean->top);
-}
-
-/* l[r] = w'_r . x */
-static void project(const struct engine *engine, const double *weights, const void *x, double *l) {
-  int64_t width = engine->shape.key_width;
-  for (int64_t r = 0; r < engine->shape.features; r++) {
-    double sum = 0;
-    for (int64_t d = 0; d < width; d++) sum += weights[r * width + d] * real_at(engine, x, d);
-    l[r] = sum;
-  }
 }
 
 static void add_state(const struct engine *engine, const struct sum *state, const double *query, struct mean *mean) {
@@ -55,13 +41,13 @@ static void attend_row_exactly(const struct engine *engine, struct worker *worke
   double *query = worker->exact, *key = query + m;
   struct mean mean = {.top = -INFINITY, .sum = key + m, .width = engine->shape.value_width};
   for (int64_t e = 0; e < mean.width; e++) mean.sum[e] = 0;
-  project(engine, weights->exact, row_in(engine, queries->q, queries->q_stride, i), query);
+  worker_project(engine, weights, row_in(engine, queries->q, queries->q_stride, i), 0, query);
   add_state(engine, state, query, &mean);
   for (int64_t j = 0; j <= i; j++) {
-    project(engine, weights->exact, row_in(engine, keys->k, keys->k_stride, j), key);
+    worker_project(engine, weights, row_in(engine, keys->k, keys->k_stride, j), keys->half_norm[j], key);
     double highest = -INFINITY, weight = 0;
     for (int64_t r = 0; r < m; r++) {
-      key[r] += query[r] - keys->half_norm[j];
+      key[r] += query[r];
       highest = fmax(highest, key[r]);
     }
     for (int64_t r = 0; r < m; r++) weight += exp2(key[r] - highest);
@@ -75,11 +61,7 @@ static void attend_row_exactly(const struct engine *engine, struct worker *worke
   void *out = row_out(engine, queries->out, queries->out_stride, i);
   for (int64_t e = 0; e < mean.width; e++) {
     double x = mean.sum[e] / mean.total * (queries->out_scale ? real_at(engine, queries->out_scale, e) : 1);
-    if (engine->precision == FAVOR_PRECISION_F64) {
-      ((double *)out)[e] = x;
-    } else {
-      ((float *)out)[e] = (float)x;
-    }
+    set_real(engine, out, e, x);
   }
 }
 

@@ -41,10 +41,6 @@ size_t worker_bytes(const struct engine *engine) {
 
 void worker_place(const struct engine *engine, void *memory, struct worker *worker) { carve(engine, memory, worker); }
 
-static double real_at(const struct engine *engine, const void *row, int64_t i) {
-  return engine->precision == FAVOR_PRECISION_F64 ? ((const double *)row)[i] : (double)((const float *)row)[i];
-}
-
 /* Looks for what is wrong with a row that was found wrong. */
 static enum refusal_kind blame(const struct engine *engine, const void *row, int64_t width) {
   enum refusal_kind kind = REFUSAL_NONE;
@@ -125,11 +121,17 @@ const void *worker_scale(const struct engine *engine, const int32_t *shift, int 
   for (int64_t e = 0; e < engine->shape.value_width; e++) {
     int power = shift[e] == SHIFT_NONE ? 0 : sign * shift[e];
     is_scaled = is_scaled || power != 0;
-    if (engine->precision == FAVOR_PRECISION_F64) {
-      ((double *)scale)[e] = ldexp(1, power);
-    } else {
-      ((float *)scale)[e] = ldexpf(1, power);
-    }
+    set_real(engine, scale, e, ldexp(1, power));
   }
   return is_scaled ? scale : NULL;
+}
+
+void worker_project(const struct engine *engine, const struct head_weights *weights, const void *x, double half_norm,
+                    double *l) {
+  int64_t width = engine->shape.key_width;
+  for (int64_t r = 0; r < engine->shape.features; r++) {
+    double sum = 0;
+    for (int64_t d = 0; d < width; d++) sum += weights->exact[r * width + d] * real_at(engine, x, d);
+    l[r] = sum - half_norm;
+  }
 }

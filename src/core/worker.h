@@ -51,9 +51,25 @@ const void *worker_scale(const struct engine *engine, const int32_t *shift, int 
 bool worker_measure_queries(const struct engine *engine, struct worker *worker, const struct kernel_queries *queries,
                             struct refusal *refusal);
 
+/* l[r] = w'_r . x - half_norm, in double. */
+void worker_project(const struct engine *engine, const struct head_weights *weights, const void *x, double half_norm,
+                    double *l);
+
 /* Tokens [begin, begin + n) of queries. */
 struct kernel_queries worker_cut_queries(const struct engine *engine, const struct kernel_queries *queries,
                                          int64_t begin, int64_t n);
+
+/* Element i of a row of reals, of either precision. */
+static inline double real_at(const struct engine *engine, const void *row, int64_t i) {
+  return engine->precision == FAVOR_PRECISION_F64 ? ((const double *)row)[i] : (double)((const float *)row)[i];
+}
+static inline void set_real(const struct engine *engine, void *row, int64_t i, double x) {
+  if (engine->precision == FAVOR_PRECISION_F64) {
+    ((double *)row)[i] = x;
+  } else {
+    ((float *)row)[i] = (float)x;
+  }
+}
 
 /* The address of a row of reals. */
 static inline const void *row_in(const struct engine *engine, const void *x, int64_t stride, int64_t token) {

@@ -46,6 +46,8 @@ void favor_context_destroy(struct favor_context **context) {
 }
 
 const char *favor_context_message(const struct favor_context *context) { return context->message; }
+void favor_context_forget(struct favor_context *context) { status_clear(&context->pending); }
+
 int favor_context_rank(const struct favor_context *context) { return context->rank; }
 int favor_context_size(const struct favor_context *context) { return context->size; }
 

@@ -1,5 +1,4 @@
 #include <stdio.h>
-#include <string.h>
 
 #include "plan/plan.h"
 
@@ -57,67 +56,5 @@ void favor_plan_describe(const struct favor_plan *plan, char *text, size_t size)
 }
 
 const void *favor_plan_projection(const struct favor_plan *plan) { return plan->stored_projection; }
-
-/* ---- exported states: a head of 16 bytes, then the rows as they are ---- */
-
-struct export_head {
-  char magic[8];
-  int64_t features;
-};
-static const char export_magic[8] = "favor01";
-
-size_t favor_plan_export_bytes(const struct favor_plan *plan) { return sizeof(struct export_head) + plan->unit_bytes; }
-
-/* Where the state of this kind stands after a run; NULL: it is the state of no key. */
-static void *exported_rows(const struct favor_plan *plan, enum favor_state_kind kind) {
-  const struct schedule *schedule = &plan->schedule;
-  for (int parity = 0; parity < 2; parity++) {
-    const struct span *span = &schedule->spans[parity];
-    if (!span->is_member) continue;
-    bool is_at_end = span->piece.end == schedule->shard.end, is_at_begin = span->piece.begin == schedule->shard.begin;
-    if (plan->problem.is_causal) {
-      if (kind == FAVOR_STATE_PREFIX && !span->is_first && is_at_begin) return plan->received[parity];
-      if (kind == FAVOR_STATE_FINAL && !span->is_first && is_at_end) return plan->rows[SLOT_WAITING];
-    } else if (kind == FAVOR_STATE_FINAL && is_at_end) {
-      return plan->rows[SLOT_SPAN_0 + parity];
-    }
-  }
-  if (kind == FAVOR_STATE_PREFIX || range_count(schedule->shard) == 0) return NULL;
-  return plan->rows[SLOT_OWN];
-}
-
-enum favor_status favor_plan_export_state(const struct favor_plan *plan, enum favor_state_kind kind, int64_t kv_head,
-                                          void *bytes) {
-  if (kv_head < plan->units.begin || kv_head >= plan->units.end) {
-    return dist_fail(plan->context, FAVOR_EUSAGE, "key head %lld is not on rank %d", (long long)kv_head,
-                     plan->context->rank);
-  }
-  struct export_head head = {.features = plan->engine.shape.features};
-  memcpy(head.magic, export_magic, sizeof head.magic);
-  memcpy(bytes, &head, sizeof head);
-  void *to = (char *)bytes + sizeof head, *rows = exported_rows(plan, kind);
-  if (rows) {
-    memcpy(to, plan_unit_rows(plan, rows, kv_head - plan->units.begin), plan->unit_bytes);
-  } else {
-    state_clear(&plan->engine, to);
-  }
-  return FAVOR_OK;
-}
-
-void favor_state_decode(const void *bytes, int32_t *exponent, double *s, double *z) {
-  struct export_head head;
-  memcpy(&head, bytes, sizeof head);
-  const void *rows = (const char *)bytes + sizeof head;
-  const struct binned_row *first = rows;
-  int64_t width = first->width - 1;
-  size_t row_bytes = binned_row_bytes(first->width, first->n_bins);
-  for (int64_t r = 0; r < head.features; r++) {
-    const struct binned_row *row = binned_row_at_const(rows, row_bytes, r);
-    exponent[r] = row->exponent;
-    int64_t shift = row->exponent == BINNED_NONE ? 0 : row->exponent;
-    binned_value(row, 0, width, shift, NULL, s + r * width);
-    binned_value(row, width, 1, shift, NULL, z + r);
-  }
-}
 
 void favor_plan_times(const struct favor_plan *plan, struct favor_plan_times *times) { *times = plan->times; }

@@ -27,19 +27,17 @@ void favor_plan_begin(struct favor_plan *plan) {
   }
 }
 
-/* Turns the refusal that comes first in the step into an error of this rank. */
-static enum favor_status report_refusal(struct favor_plan *plan) {
-  const struct refusal *refusal = &plan->refusal;
+enum favor_status plan_refuse(struct favor_context *context, const struct refusal *refusal) {
   static const char *const kinds[] = {[REFUSAL_NAN] = "NaN", [REFUSAL_INF] = "Inf"};
   if (refusal->kind == REFUSAL_NONE) return FAVOR_OK;
   if (refusal->kind == REFUSAL_TOO_LONG) {
-    return dist_fail(plan->context, FAVOR_EDATA,
+    return dist_fail(context, FAVOR_EDATA,
                      "%c of head %lld, token %lld is too long: scale |%c|^2 / 2 is above 2^22, where f32 features mean "
                      "nothing; scale the input down",
                      refusal->tensor, (long long)refusal->head, (long long)refusal->token, refusal->tensor);
   }
-  return dist_fail(plan->context, FAVOR_EDATA, "%s in %c, head %lld, token %lld: inputs must be finite",
-                   kinds[refusal->kind], refusal->tensor, (long long)refusal->head, (long long)refusal->token);
+  return dist_fail(context, FAVOR_EDATA, "%s in %c, head %lld, token %lld: inputs must be finite", kinds[refusal->kind],
+                   refusal->tensor, (long long)refusal->head, (long long)refusal->token);
 }
 
 static enum favor_status combine_begin(struct favor_plan *plan) {
@@ -105,7 +103,7 @@ enum favor_status favor_plan_run_step(struct favor_plan *plan, int64_t index, co
     plan->times.output_s += clock_now_s() - begin;
   }
   combine_progress(plan);
-  return report_refusal(plan);
+  return plan_refuse(plan->context, &plan->refusal);
 }
 
 enum favor_status favor_plan_end(struct favor_plan *plan) {

@@ -57,6 +57,9 @@ struct favor_plan {
 void problem_check(struct favor_context *context, const struct favor_problem *problem);
 uint64_t problem_digest(const struct favor_problem *problem, const struct kernel *kernel);
 
+/* Local: records a refusal, whose head and token are global, as this rank's error and returns its code. */
+enum favor_status plan_refuse(struct favor_context *context, const struct refusal *refusal);
+
 /* The rows of one unit (counted from the rank's first) in a block of states of all units. */
 static inline void *plan_unit_rows(const struct favor_plan *plan, void *rows, int64_t unit) {
   return (char *)rows + plan->unit_bytes * (size_t)unit;

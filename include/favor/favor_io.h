@@ -1,0 +1,137 @@
+/* favor_io: tensors from and to HDF5 files, shared by all ranks of a context.
+ *
+ * Reading makes no MPI call: each rank opens the file with the serial driver. Writing goes through a temporary file
+ * that rank 0 lays out, every rank fills with checked positioned writes, and rank 0 renames (doc/file-format.md).
+ * Errors are as in favor.h: local functions leave theirs with the context, collective ones agree.
+ */
+#ifndef FAVOR_FAVOR_IO_H
+#define FAVOR_FAVOR_IO_H
+
+#include <favor/favor.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum favor_layout {
+  FAVOR_HEADS_FIRST = 0, /* [N][W], [H][N][W], [B][H][N][W] */
+  FAVOR_TOKENS_FIRST     /* [N][W], [N][H][W], [B][N][H][W] */
+};
+enum favor_type { FAVOR_FLOAT16 = 0, FAVOR_BFLOAT16, FAVOR_FLOAT32, FAVOR_FLOAT64 };
+
+/* "float16", "bfloat16", "float32", "float64". Local; static. */
+FAVOR_API const char *favor_type_name(enum favor_type type);
+FAVOR_API size_t favor_type_bytes(enum favor_type type);
+
+/* The shape of a tensor dataset. n_dims is 2, 3 or 4; heads (batch) is 1 where the dataset has no such dimension. */
+struct favor_tensor_shape {
+  int n_dims;
+  int64_t batch, heads, tokens, width;
+  enum favor_type type;
+  enum favor_layout layout;
+  bool is_contiguous; /* read with pread at the dataset's offset */
+};
+
+struct favor_tensor;
+
+/* Collective. Opens dataset `name` (a path inside the file) of the HDF5 file `path` for reading.
+ * Errors: FAVOR_EIO (cannot open), FAVOR_EDATA (not HDF5, truncated, no such dataset, not 2 to 4 dimensions, type is
+ * not one of enum favor_type, ranks see different shapes), FAVOR_EUSAGE (ranks name different tensors), FAVOR_ENOMEM.
+ * On failure *tensor is NULL. An open tensor holds a buffer of 4 MiB (or one row), one of a chunked dataset a cache of
+ * up to 64 MiB (or one chunk). */
+FAVOR_API enum favor_status favor_tensor_open(struct favor_context *context, const char *path, const char *name,
+                                              enum favor_layout layout, struct favor_tensor **tensor);
+/* Local. Accepts NULL, sets it to NULL. */
+FAVOR_API void favor_tensor_close(struct favor_tensor **tensor);
+/* Local. */
+FAVOR_API void favor_tensor_shape(const struct favor_tensor *tensor, struct favor_tensor_shape *shape);
+
+/* Local. Reads flat heads [head_begin, head_end) (b H + h) of tokens [token_begin, token_end) into data
+ * [heads][tokens][width], float or double by precision (rounded to nearest where the file's type is wider; a value
+ * that does not fit into float becomes Inf and is refused later by name). Ranges may be empty. Uses a bounded buffer.
+ * Errors: FAVOR_EIO, FAVOR_EDATA (file shorter than it says), FAVOR_EUSAGE (a range outside the tensor). */
+FAVOR_API enum favor_status favor_tensor_read(struct favor_tensor *tensor, int64_t head_begin, int64_t head_end,
+                                              int64_t token_begin, int64_t token_end, enum favor_precision precision,
+                                              void *data);
+
+/* Collective. Reads the 1-D int64 dataset `name` on rank 0 and broadcasts it. Absent and !is_required: *n_values = 0
+ * and *values = NULL, FAVOR_OK. The caller frees *values with free(). Errors: FAVOR_EIO, FAVOR_EDATA, FAVOR_ENOMEM. */
+FAVOR_API enum favor_status favor_int64_read(struct favor_context *context, const char *path, const char *name,
+                                             bool is_required, int64_t *n_values, int64_t **values);
+
+/* Collective. Reads a whole floating-point dataset of 1 to 4 dimensions on rank 0, as double, and broadcasts shape and
+ * values. dims [4] gets n_dims entries. The caller frees *values with free(). Errors as favor_int64_read. */
+FAVOR_API enum favor_status favor_double_read(struct favor_context *context, const char *path, const char *name,
+                                              int *n_dims, int64_t *dims, double **values);
+
+/* An attribute on the root group; `kind` says which member holds it. Longer text is cut. */
+enum favor_attribute_kind { FAVOR_ATTRIBUTE_TEXT, FAVOR_ATTRIBUTE_INTEGER, FAVOR_ATTRIBUTE_NUMBER };
+struct favor_attribute {
+  char name[64];
+  enum favor_attribute_kind kind;
+  char text[1024];
+  int64_t integer;
+  double number;
+};
+
+/* Collective. Reads all such attributes of the root group on rank 0 and broadcasts them, in order of name. The caller
+ * frees *attributes with free(). Errors: FAVOR_EIO, FAVOR_EDATA, FAVOR_ENOMEM. */
+FAVOR_API enum favor_status favor_attributes_read(struct favor_context *context, const char *path, int *n_attributes,
+                                                  struct favor_attribute **attributes);
+
+struct favor_output_file;
+
+/* A tensor that all ranks write. */
+struct favor_output_tensor {
+  const char *name; /* may be a path; groups are made */
+  struct favor_tensor_shape shape;
+};
+/* A small dataset that rank 0 writes at creation, from data that only rank 0 needs to give. */
+enum favor_element { FAVOR_ELEMENT_INT64, FAVOR_ELEMENT_FLOAT, FAVOR_ELEMENT_DOUBLE };
+struct favor_output_small {
+  const char *name;
+  enum favor_element element;
+  int n_dims;
+  int64_t dims[4];
+  const void *data;
+};
+
+struct favor_output_spec {
+  const char *path;
+  bool is_overwrite; /* replace an existing file; otherwise it is an error */
+  const struct favor_output_tensor *tensors;
+  int n_tensors;
+  const struct favor_output_small *small;
+  int n_small;
+  const struct favor_attribute *attributes;
+  int n_attributes;
+};
+
+/* Collective. Rank 0 lays out PATH.part (contiguous datasets, space reserved), every rank opens it.
+ * Errors: FAVOR_ECREATE (exists, no directory, no permission, no space), FAVOR_EUSAGE (no shape of a tensor, or ranks ask
+ * for different files), FAVOR_ENOMEM. On failure *file is NULL and no temporary file is left. */
+FAVOR_API enum favor_status favor_output_create(struct favor_context *context, const struct favor_output_spec *spec,
+                                                struct favor_output_file **file);
+
+/* Local. Writes flat heads x tokens of tensor `index` from data [heads][tokens][width], float or double by precision,
+ * converted to the dataset's type by rounding to nearest. Errors: FAVOR_EIO, FAVOR_EDATA (a value does not fit into the
+ * type), FAVOR_EUSAGE (no such tensor, a range outside it). */
+FAVOR_API enum favor_status favor_output_write(struct favor_output_file *file, int index, int64_t head_begin,
+                                               int64_t head_end, int64_t token_begin, int64_t token_end,
+                                               enum favor_precision precision, const void *data);
+
+/* Collective. fsync, agree, rename; on any error of any rank the temporary is removed. Sets *file to NULL always.
+ * Errors: FAVOR_EIO, FAVOR_ECREATE (rename refused). */
+FAVOR_API enum favor_status favor_output_finish(struct favor_output_file **file);
+
+/* Collective, without communication: rank 0 removes the temporary. Accepts NULL, sets it to NULL. */
+FAVOR_API void favor_output_abandon(struct favor_output_file **file);
+
+/* The HDF5 version that runs, e.g. "1.10.8". Local. The string is static. */
+FAVOR_API const char *favor_hdf5_version(void);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,21 @@
+/* One head, one token: a causal state in double that advances at constant cost. Written from the definition. */
+#ifndef FAVOR_CORE_DECODE_H
+#define FAVOR_CORE_DECODE_H
+
+#include "core/worker.h"
+
+/* S_re = s[r][e] 2^exponent[r], z_r = z[r] 2^exponent[r]; exponent BINNED_NONE where no key was taken. */
+struct decode_state {
+  int32_t *exponent; /* [M] */
+  double *s, *z;     /* [M][E], [M] */
+};
+
+/* state += the key and its value. x, v: real [D], [E]; half_norm as kernel_keys'. log_weight: scratch [M]. */
+void decode_take(const struct engine *engine, const struct head_weights *weights, const void *k, double half_norm,
+                 const void *v, double *log_weight, struct decode_state *state);
+
+/* out [E] of the query from a state that took a key. sum: scratch [E]. */
+void decode_read(const struct engine *engine, const struct head_weights *weights, const void *q,
+                 const struct decode_state *state, double *log_weight, double *sum, void *out);
+
+#endif

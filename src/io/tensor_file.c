@@ -1,0 +1,330 @@
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/memory.h"
+#include "dist/agree.h"
+#include "io/hdf5.h"
+#include "io/positioned.h"
+#include "io/slab.h"
+#include "io/type.h"
+
+enum {
+  BUFFER_BYTES = 4 << 20,
+  SMALL_CACHE_BYTES = 1 << 20, /* HDF5's own default */
+  LARGE_CACHE_BYTES = 64 << 20 /* unless one chunk alone is larger */
+};
+
+struct favor_tensor {
+  struct favor_context *context;
+  char *path, *name;
+  struct favor_tensor_shape shape;
+  int fd;                           /* of contiguous datasets, else -1 */
+  int64_t offset;                   /* of a contiguous dataset in the file */
+  hid_t file, dataset, memory_type; /* of all others, else negative */
+  int64_t group_heads;              /* heads to read together */
+  int64_t buffer_bytes;
+  void *buffer;
+};
+
+/* ---- opening ----------------------------------------------------------------------------------------------------- */
+
+static bool read_shape(struct favor_tensor *tensor) {
+  struct favor_tensor_shape *shape = &tensor->shape;
+  int64_t dims[4] = {1, 1, 1, 1};
+  int n = hdf5_dims(tensor->context, tensor->dataset, tensor->path, tensor->name, 4, dims);
+  if (n < 0) return false;
+  if (n < 2) {
+    dist_fail(tensor->context, FAVOR_EDATA, "dataset %s of %s has %d dimensions, 2 to 4 are needed", tensor->name,
+              tensor->path, n);
+    return false;
+  }
+  bool is_tokens_first = shape->layout == FAVOR_TOKENS_FIRST && n > 2;
+  shape->n_dims = n;
+  shape->width = dims[n - 1];
+  shape->tokens = is_tokens_first ? dims[n - 3] : dims[n - 2];
+  shape->heads = n == 2 ? 1 : is_tokens_first ? dims[n - 2] : dims[n - 3];
+  shape->batch = n == 4 ? dims[0] : 1;
+  if (shape->width == 0 || shape->heads == 0 || shape->batch == 0) {
+    dist_fail(tensor->context, FAVOR_EDATA, "dataset %s of %s is empty: width %lld, heads %lld, batch %lld",
+              tensor->name, tensor->path, (long long)shape->width, (long long)shape->heads, (long long)shape->batch);
+    return false;
+  }
+  return true;
+}
+
+/* The type in the file; *is_little_endian. */
+static bool read_type(struct favor_tensor *tensor, bool *is_little_endian) {
+  hid_t id = H5Dget_type(tensor->dataset);
+  bool is_known = hdf5_type_find(id, &tensor->shape.type);
+  *is_little_endian = H5Tget_order(id) == H5T_ORDER_LE;
+  if (is_known) {
+    tensor->memory_type = hdf5_type_native_order(id);
+    if (tensor->memory_type < 0) hdf5_fail_read(tensor->context, tensor->path, tensor->name);
+  } else {
+    char found[96];
+    hdf5_type_describe(id, found, sizeof found);
+    dist_fail(tensor->context, FAVOR_EDATA,
+              "dataset %s of %s is of an unknown type, %s; float16, bfloat16, float32 and float64 are understood",
+              tensor->name, tensor->path, found);
+  }
+  hdf5_release(id);
+  return tensor->memory_type >= 0;
+}
+
+/* Is the dataset in the file that was named? An external link may lead elsewhere. */
+static bool is_in_same_file(const struct favor_tensor *tensor) {
+  ssize_t file_bytes = H5Fget_name(tensor->file, NULL, 0);
+  ssize_t dataset_bytes = H5Fget_name(tensor->dataset, NULL, 0);
+  if (file_bytes < 0 || file_bytes != dataset_bytes) return false;
+  char *names = calloc(2, (size_t)file_bytes + 1);
+  if (!names) return false;
+  char *second = names + file_bytes + 1;
+  bool is_same = H5Fget_name(tensor->file, names, (size_t)file_bytes + 1) >= 0 &&
+                 H5Fget_name(tensor->dataset, second, (size_t)file_bytes + 1) >= 0 && strcmp(names, second) == 0;
+  free(names);
+  return is_same;
+}
+
+/* The offset of the dataset where it is one run of bytes of this file that can be read without HDF5, else -1. HDF5
+ * gives none of data that is chunked, compact, virtual, in external files, or not there yet. */
+static int64_t find_offset(const struct favor_tensor *tensor) {
+  haddr_t offset = H5Dget_offset(tensor->dataset);
+  if (offset > INT64_MAX || !is_in_same_file(tensor)) return -1; /* HADDR_UNDEF is larger */
+  return (int64_t)offset;
+}
+
+/* Bytes of the chunks beside each other in a row, with which a read may leave off in the middle. */
+static double band_bytes(const struct favor_tensor_shape *shape, const hsize_t *chunk) {
+  double bytes = (double)favor_type_bytes(shape->type); /* a double: nothing to overflow */
+  for (int i = 0; i < shape->n_dims; i++) bytes *= (double)chunk[i];
+  hsize_t chunk_width = chunk[shape->n_dims - 1];
+  double limit = bytes > LARGE_CACHE_BYTES ? bytes : LARGE_CACHE_BYTES;
+  bytes *= (double)(((hsize_t)shape->width + chunk_width - 1) / chunk_width);
+  return bytes < limit ? bytes : limit;
+}
+
+/* Opens the dataset again with a cache of this size; a dataset that is still open would keep its own. */
+static void reopen_with_cache(struct favor_tensor *tensor, double bytes) {
+  hid_t access = H5Pcreate(H5P_DATASET_ACCESS);
+  H5Pset_chunk_cache(access, H5D_CHUNK_CACHE_NSLOTS_DEFAULT, (size_t)bytes, H5D_CHUNK_CACHE_W0_DEFAULT);
+  hdf5_release(tensor->dataset);
+  tensor->dataset = H5Dopen2(tensor->file, tensor->name, access);
+  if (tensor->dataset < 0) hdf5_fail_read(tensor->context, tensor->path, tensor->name);
+  hdf5_release(access);
+}
+
+/* Chunks that hold several heads are read for all of them at once, and HDF5's cache keeps the chunks that one step
+ * leaves unfinished, so that each is decoded once. */
+static void fit_to_chunks(struct favor_tensor *tensor) {
+  const struct favor_tensor_shape *shape = &tensor->shape;
+  hsize_t chunk[4];
+  hid_t properties = H5Dget_create_plist(tensor->dataset);
+  bool is_tokens_first = shape->layout == FAVOR_TOKENS_FIRST && shape->n_dims > 2;
+  tensor->group_heads = is_tokens_first ? shape->heads : 1;
+  if (H5Pget_layout(properties) == H5D_CHUNKED && H5Pget_chunk(properties, 4, chunk) == shape->n_dims) {
+    if (shape->n_dims > 2) tensor->group_heads = (int64_t)chunk[shape->n_dims - (is_tokens_first ? 2 : 3)];
+    double bytes = band_bytes(shape, chunk);
+    if (bytes > SMALL_CACHE_BYTES) reopen_with_cache(tensor, bytes);
+  }
+  hdf5_release(properties);
+}
+
+/* From now on the file is read by file descriptor; HDF5 has nothing more to do with it. */
+static void open_contiguous(struct favor_tensor *tensor, int64_t offset, int64_t bytes) {
+  tensor->fd = open(tensor->path, O_RDONLY | O_CLOEXEC);
+  struct stat stat;
+  if (tensor->fd < 0 || fstat(tensor->fd, &stat) != 0) {
+    dist_fail(tensor->context, FAVOR_EIO, "cannot open %s: %s", tensor->path, strerror(errno));
+    return;
+  }
+  if (stat.st_size - bytes < offset) {
+    dist_fail(tensor->context, FAVOR_EDATA,
+              "%s is truncated, copy or make it again: dataset %s ends at byte %lld of %lld", tensor->path,
+              tensor->name, (long long)(offset + bytes), (long long)stat.st_size);
+    return;
+  }
+  tensor->offset = offset;
+  tensor->shape.is_contiguous = true;
+  tensor->group_heads = tensor->shape.layout == FAVOR_TOKENS_FIRST ? tensor->shape.heads : 1;
+  hdf5_release(tensor->memory_type);
+  hdf5_release(tensor->dataset);
+  hdf5_release(tensor->file);
+  tensor->memory_type = tensor->dataset = tensor->file = H5I_INVALID_HID;
+}
+
+static void open_local(struct favor_tensor *tensor) {
+  bool is_little_endian = false;
+  tensor->file = hdf5_open_file(tensor->context, tensor->path);
+  if (tensor->file < 0) return;
+  tensor->dataset = hdf5_open_dataset(tensor->context, tensor->file, tensor->path, tensor->name);
+  if (tensor->dataset < 0 || !read_shape(tensor) || !read_type(tensor, &is_little_endian)) return;
+  int64_t bytes = slab_dataset_bytes(&tensor->shape);
+  if (bytes < 0) {
+    dist_fail(tensor->context, FAVOR_EDATA, "dataset %s of %s is too large", tensor->name, tensor->path);
+    return;
+  }
+  int64_t offset = is_little_endian ? find_offset(tensor) : -1;
+  if (offset >= 0)
+    open_contiguous(tensor, offset, bytes);
+  else
+    fit_to_chunks(tensor);
+  if (dist_has_failed(tensor->context)) return;
+  int64_t row_bytes = slab_row_bytes(&tensor->shape);
+  tensor->buffer_bytes = row_bytes > BUFFER_BYTES ? row_bytes : BUFFER_BYTES;
+  tensor->buffer = memory_zeroed((size_t)tensor->buffer_bytes, 1);
+  if (!tensor->buffer)
+    dist_fail(tensor->context, FAVOR_ENOMEM, "no memory for a buffer of %lld bytes to read %s of %s",
+              (long long)tensor->buffer_bytes, tensor->name, tensor->path);
+}
+
+static struct favor_tensor *allocate(struct favor_context *context, const char *path, const char *name,
+                                     enum favor_layout layout) {
+  struct favor_tensor *tensor = calloc(1, sizeof *tensor);
+  char *path_copy = strdup(path), *name_copy = strdup(name);
+  if (!tensor || !path_copy || !name_copy) {
+    free(tensor);
+    free(path_copy);
+    free(name_copy);
+    dist_fail(context, FAVOR_ENOMEM, "no memory to open %s", path);
+    return NULL;
+  }
+  *tensor = (struct favor_tensor){.context = context,
+                                  .path = path_copy,
+                                  .name = name_copy,
+                                  .shape.layout = layout,
+                                  .fd = -1,
+                                  .file = H5I_INVALID_HID,
+                                  .dataset = H5I_INVALID_HID,
+                                  .memory_type = H5I_INVALID_HID};
+  return tensor;
+}
+
+/* Do all ranks see what rank 0 sees? A path may lead to different files on different nodes. */
+static enum favor_status agree_on_shape(struct favor_tensor *tensor) {
+  const struct favor_tensor_shape *shape = &tensor->shape;
+  int64_t own[] = {shape->n_dims, shape->batch, shape->heads, shape->tokens, shape->width, shape->type};
+  int64_t first[sizeof own / sizeof *own];
+  memcpy(first, own, sizeof own);
+  dist_broadcast(tensor->context, first, sizeof first);
+  if (memcmp(first, own, sizeof own) != 0)
+    dist_fail(tensor->context, FAVOR_EDATA,
+              "dataset %s of %s is not the same on all ranks: is the file on a shared disk?", tensor->name,
+              tensor->path);
+  return dist_agree(tensor->context, DIST_SITE_TENSOR_OPEN, 0, "");
+}
+
+enum favor_status favor_tensor_open(struct favor_context *context, const char *path, const char *name,
+                                    enum favor_layout layout, struct favor_tensor **tensor) {
+  struct hdf5_quiet quiet;
+  struct favor_tensor *opened = allocate(context, path, name, layout);
+  if (opened) {
+    hdf5_quiet_begin(&quiet);
+    open_local(opened);
+    hdf5_quiet_end(&quiet);
+  }
+  uint64_t digest = dist_digest(DIST_DIGEST_START, path, strlen(path) + 1);
+  digest = dist_digest(digest, name, strlen(name) + 1);
+  digest = dist_digest(digest, &layout, sizeof layout);
+  enum favor_status status =
+      dist_agree(context, DIST_SITE_TENSOR_OPEN, digest, "the ranks were told to open different tensors");
+  if (status == FAVOR_OK) status = agree_on_shape(opened);
+  if (status != FAVOR_OK) favor_tensor_close(&opened);
+  *tensor = opened;
+  return status;
+}
+
+void favor_tensor_close(struct favor_tensor **tensor) {
+  struct favor_tensor *closed = *tensor;
+  *tensor = NULL;
+  if (!closed) return;
+  struct hdf5_quiet quiet;
+  hdf5_quiet_begin(&quiet);
+  hdf5_release(closed->memory_type);
+  hdf5_release(closed->dataset);
+  hdf5_release(closed->file);
+  hdf5_quiet_end(&quiet);
+  if (closed->fd >= 0) close(closed->fd);
+  free(closed->buffer);
+  free(closed->path);
+  free(closed->name);
+  free(closed);
+}
+
+void favor_tensor_shape(const struct favor_tensor *tensor, struct favor_tensor_shape *shape) { *shape = tensor->shape; }
+
+/* ---- reading ----------------------------------------------------------------------------------------------------- */
+
+static enum favor_status fail_positioned(struct favor_tensor *tensor, int error, int64_t offset) {
+  if (error == POSITIONED_END)
+    return dist_fail(tensor->context, FAVOR_EDATA, "%s is truncated, copy or make it again: it ends inside dataset %s",
+                     tensor->path, tensor->name);
+  return dist_fail(tensor->context, FAVOR_EIO, "reading dataset %s of %s at byte %lld failed: %s", tensor->name,
+                   tensor->path, (long long)offset, strerror(error));
+}
+
+static enum favor_status read_contiguous(struct favor_tensor *tensor, const struct slab_runs *runs, void *buffer) {
+  int64_t row_bytes = slab_row_bytes(&tensor->shape);
+  for (int64_t i = 0; i < runs->n_runs; i++) {
+    int64_t offset = tensor->offset + (runs->file_row + i * runs->file_stride) * row_bytes;
+    char *to = (char *)buffer + i * runs->buffer_stride * row_bytes;
+    int error = positioned_read(tensor->fd, to, (size_t)(runs->run_rows * row_bytes), offset);
+    if (error != 0) return fail_positioned(tensor, error, offset);
+  }
+  return FAVOR_OK;
+}
+
+static enum favor_status read_hyperslab(struct favor_tensor *tensor, const struct slab *piece, void *buffer) {
+  int64_t start[4], count[4];
+  hsize_t h5_start[4], h5_count[4];
+  slab_hyperslab(&tensor->shape, piece, start, count);
+  for (int i = 0; i < tensor->shape.n_dims; i++) {
+    h5_start[i] = (hsize_t)start[i];
+    h5_count[i] = (hsize_t)count[i];
+  }
+  hid_t file_space = H5Dget_space(tensor->dataset);
+  hid_t memory_space = H5Screate_simple(tensor->shape.n_dims, h5_count, NULL);
+  enum favor_status status = FAVOR_OK;
+  if (H5Sselect_hyperslab(file_space, H5S_SELECT_SET, h5_start, NULL, h5_count, NULL) < 0 ||
+      H5Dread(tensor->dataset, tensor->memory_type, memory_space, file_space, H5P_DEFAULT, buffer) < 0)
+    status = hdf5_fail_read(tensor->context, tensor->path, tensor->name);
+  hdf5_release(memory_space);
+  hdf5_release(file_space);
+  return status;
+}
+
+static enum favor_status read_piece(struct favor_tensor *tensor, const struct slab_walk *walk,
+                                    enum favor_precision precision, void *data) {
+  enum favor_status status;
+  int64_t array_row = type_is_native(tensor->shape.type, precision) ? slab_walk_array_row(walk) : -1;
+  void *target = array_row < 0 ? tensor->buffer : (char *)data + array_row * slab_row_bytes(&tensor->shape);
+  if (tensor->fd >= 0) {
+    struct slab_runs runs = slab_walk_runs(walk);
+    status = read_contiguous(tensor, &runs, target);
+  } else {
+    status = read_hyperslab(tensor, &walk->piece, target);
+  }
+  if (status == FAVOR_OK && target == tensor->buffer) slab_decode(walk, tensor->buffer, precision, data);
+  return status;
+}
+
+enum favor_status favor_tensor_read(struct favor_tensor *tensor, int64_t head_begin, int64_t head_end,
+                                    int64_t token_begin, int64_t token_end, enum favor_precision precision,
+                                    void *data) {
+  struct slab whole = {head_begin, head_end, token_begin, token_end};
+  if (!slab_is_inside(&whole, &tensor->shape))
+    return dist_fail(tensor->context, FAVOR_EUSAGE,
+                     "heads [%lld, %lld) and tokens [%lld, %lld) are not all in %s of %s", (long long)head_begin,
+                     (long long)head_end, (long long)token_begin, (long long)token_end, tensor->name, tensor->path);
+  enum favor_status status = FAVOR_OK;
+  struct hdf5_quiet quiet;
+  hdf5_quiet_begin(&quiet);
+  struct slab_walk walk =
+      slab_walk_start(&tensor->shape, &whole, tensor->group_heads, tensor->fd >= 0, tensor->buffer_bytes);
+  while (status == FAVOR_OK && slab_walk_next(&walk)) status = read_piece(tensor, &walk, precision, data);
+  hdf5_quiet_end(&quiet);
+  return status;
+}
