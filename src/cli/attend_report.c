@@ -1,0 +1,102 @@
+#include <stdio.h>
+
+#include "cli/attend.h"
+#include "cli/report.h"
+#include "dist/agree.h"
+
+static const char *const phase_names[ATTEND_N_PHASES] = {
+    [ATTEND_READ] = "read",     [ATTEND_FEATURES_STATE] = "features_state",
+    [ATTEND_REDUCE] = "reduce", [ATTEND_OUTPUT] = "output",
+    [ATTEND_WRITE] = "write",   [ATTEND_TOTAL] = "total",
+};
+
+/* What the ranks together have to say. */
+struct summary {
+  double seconds[ATTEND_N_PHASES]; /* of the slowest rank, phase by phase */
+  int64_t peak_bytes, peak_rank, bytes_sent;
+  double tokens_per_s, gflops;
+  char grid[48];
+};
+
+static enum favor_status gather(struct attend *attend, struct summary *summary) {
+  struct favor_plan_times times;
+  favor_plan_times(attend->plan, &times);
+  for (int i = 0; i < ATTEND_N_PHASES; i++) summary->seconds[i] = attend->seconds[i];
+  summary->bytes_sent = times.bytes_sent;
+  enum favor_status status = dist_max_double(attend->context, summary->seconds, ATTEND_N_PHASES);
+  if (status == FAVOR_OK) status = dist_max_int64(attend->context, &summary->bytes_sent, 1);
+  if (status == FAVOR_OK) status = report_peak_memory(attend->context, &summary->peak_bytes, &summary->peak_rank);
+  double total = summary->seconds[ATTEND_TOTAL];
+  summary->tokens_per_s = (double)attend->problem.batch * (double)attend->problem.tokens / total;
+  summary->gflops = 1e-9 * attend->info.flops / total;
+  snprintf(summary->grid, sizeof summary->grid, "%lldx%lld", (long long)attend->info.grid_heads,
+           (long long)attend->info.grid_tokens);
+  return status;
+}
+
+static json_t *pack_shape(const struct favor_problem *problem) {
+  return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "batch", (json_int_t)problem->batch, "heads",
+                   (json_int_t)problem->heads, "kv_heads", (json_int_t)problem->kv_heads, "tokens",
+                   (json_int_t)problem->tokens, "key_width", (json_int_t)problem->key_width, "value_width",
+                   (json_int_t)problem->value_width, "features", (json_int_t)problem->features);
+}
+
+static json_t *pack_seconds(const struct summary *summary) {
+  json_t *seconds = json_object();
+  for (int i = 0; i < ATTEND_N_PHASES; i++) {
+    json_object_set_new(seconds, phase_names[i], json_real(summary->seconds[i]));
+  }
+  return seconds;
+}
+
+static json_t *pack(const struct attend *attend, const struct summary *summary) {
+  const struct favor_plan_info *info = &attend->info;
+  json_t *object = report_object(attend->command);
+  json_t *more =
+      json_pack("{s:i, s:s, s:s, s:s, s:o, s:o, s:f, s:f, s:I, s:I, s:I, s:n}", "threads", info->threads, "kernel",
+                info->kernel, "grid", summary->grid, "scan", info->scan, "shape", pack_shape(&attend->problem),
+                "seconds", pack_seconds(summary), "tokens_per_s", summary->tokens_per_s, "gflops", summary->gflops,
+                "peak_memory_bytes", (json_int_t)summary->peak_bytes, "bytes_sent", (json_int_t)summary->bytes_sent,
+                "state_bytes", (json_int_t)info->state_bytes, "certificate");
+  bool is_complete = object && more && json_object_update(object, more) == 0;
+  json_decref(more);
+  if (is_complete) return object;
+  json_decref(object);
+  return NULL;
+}
+
+static void print_table(const struct attend *attend, const struct summary *summary) {
+  const struct favor_problem *problem = &attend->problem;
+  const struct favor_plan_info *info = &attend->info;
+  const struct options *options = attend->command->options;
+  char sent[32], state[32];
+  printf("%s: attention of %s\n", options_text(options, OPTION_OUTPUT), options->operands[0]);
+  printf("  shape    batch %lld, heads %lld (key heads %lld), tokens %lld, widths %lld and %lld, segments %lld\n",
+         (long long)problem->batch, (long long)problem->heads, (long long)problem->kv_heads, (long long)problem->tokens,
+         (long long)problem->key_width, (long long)problem->value_width,
+         (long long)(problem->segments ? problem->n_segments : 1));
+  printf("  method   FAVOR+, %lld features, %s, %s\n", (long long)problem->features,
+         problem->is_causal ? "causal" : "bidirectional", options_text(options, OPTION_PRECISION));
+  printf("  run      %d ranks as %s, %d threads, kernel %s, scan %s\n", favor_context_size(attend->context),
+         summary->grid, info->threads, info->kernel, info->scan);
+  printf("  seconds ");
+  for (int i = 0; i < ATTEND_N_PHASES; i++) {
+    printf(" %s %.3f%s", phase_names[i], summary->seconds[i], i + 1 < ATTEND_N_PHASES ? "," : "\n");
+  }
+  printf("  speed    %.4g tokens/s, %.4g Gflop/s\n", summary->tokens_per_s, summary->gflops);
+  printf("  states   %s for all heads, at most %s sent by a rank\n", report_bytes((double)info->state_bytes, state),
+         report_bytes((double)summary->bytes_sent, sent));
+}
+
+enum favor_status attend_report(struct attend *attend) {
+  const struct options *options = attend->command->options;
+  struct summary summary;
+  enum favor_status status = gather(attend, &summary);
+  if (status != FAVOR_OK) return status;
+  if (options_flag(options, OPTION_JSON)) {
+    report_json(attend->command, pack(attend, &summary));
+  } else if (command_is_speaker(attend->command) && !options_flag(options, OPTION_QUIET)) {
+    print_table(attend, &summary);
+  }
+  return dist_agree(attend->context, DIST_SITE_COMMAND, 0, "");
+}

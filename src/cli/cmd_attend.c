@@ -1,0 +1,234 @@
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "base/clock.h"
+#include "base/memory.h"
+#include "cli/attend.h"
+#include "cli/option_table.h"
+#include "dist/agree.h"
+
+static enum favor_status open_inputs(struct attend *attend) {
+  const struct options *options = attend->command->options;
+  struct input_names names = {
+      .query = options_text(options, OPTION_QUERY),
+      .key = options_text(options, OPTION_KEY),
+      .value = options_text(options, OPTION_VALUE),
+      .segments = options_text(options, OPTION_SEGMENTS),
+      .is_segments_required = option_is_active(options, OPTION_SEGMENTS),
+      .layout = (enum favor_layout)options_integer(options, OPTION_LAYOUT),
+  };
+  return inputs_open(attend->context, options->operands[0], &names, &attend->inputs);
+}
+
+/* Local, rank 0: is OUT named, and not IN under another name? */
+static void check_output_path(struct attend *attend) {
+  const struct options *options = attend->command->options;
+  const char *in = options->operands[0], *out = options_text(options, OPTION_OUTPUT);
+  struct stat in_stat, out_stat;
+  if (out[0] == '\0') {
+    dist_fail(attend->context, FAVOR_EUSAGE, "no output file; add -o OUT");
+  } else if (stat(in, &in_stat) == 0 && stat(out, &out_stat) == 0 && in_stat.st_dev == out_stat.st_dev &&
+             in_stat.st_ino == out_stat.st_ino) {
+    dist_fail(attend->context, FAVOR_EUSAGE, "the output %s is the input itself; choose another name", out);
+  }
+}
+
+static void problem_from_options(const struct options *options, struct favor_problem *problem) {
+  *problem = favor_problem_default();
+  problem->is_causal = options_flag(options, OPTION_CAUSAL);
+  problem->map = (enum favor_map)options_integer(options, OPTION_MAP);
+  problem->features = options_integer(options, OPTION_FEATURES);
+  problem->projection = (enum favor_projection)options_integer(options, OPTION_PROJECTION);
+  problem->row_norm = (enum favor_row_norm)options_integer(options, OPTION_ROW_NORM);
+  problem->has_projection_per_head = options_flag(options, OPTION_PROJECTION_PER_HEAD);
+  problem->seed = (uint64_t)options_integer(options, OPTION_SEED);
+  problem->layer = (uint64_t)options_integer(options, OPTION_LAYER);
+  problem->redraw = (uint64_t)options_integer(options, OPTION_REDRAW);
+  problem->scale = options_number(options, OPTION_SCALE);
+  problem->precision = (enum favor_precision)options_integer(options, OPTION_PRECISION);
+  problem->kernel = options_text(options, OPTION_KERNEL);
+  problem->threads = (int)options_integer(options, OPTION_THREADS);
+  problem->grid_heads = options->values[OPTION_GRID].integers[0];
+  problem->grid_tokens = options->values[OPTION_GRID].integers[1];
+  problem->scan = (enum favor_scan)options_integer(options, OPTION_SCAN);
+  problem->block_tokens = options_integer(options, OPTION_BLOCK_TOKENS);
+  problem->memory_bytes = options_integer(options, OPTION_MEMORY);
+}
+
+/* The same on every rank. */
+static void take_projection(struct attend *attend, const char *path, int n_dims, const int64_t *dims) {
+  const struct options *options = attend->command->options;
+  struct favor_problem *problem = &attend->problem;
+  if (n_dims != 2 && n_dims != 3) {
+    dist_fail(attend->context, FAVOR_EDATA, "%s: the projection has %d dimensions; [M][D] or [G][M][D] is needed", path,
+              n_dims);
+    return;
+  }
+  int64_t features = dims[n_dims - 2], width = dims[n_dims - 1];
+  if (width != problem->key_width || (n_dims == 3 && dims[0] != problem->kv_heads)) {
+    dist_fail(attend->context, FAVOR_EDATA,
+              "%s: the projection is for %lld key heads of width %lld, the input has %lld of width %lld", path,
+              (long long)(n_dims == 3 ? dims[0] : problem->kv_heads), (long long)width, (long long)problem->kv_heads,
+              (long long)problem->key_width);
+  } else if (option_is_active(options, OPTION_FEATURES) && features != problem->features) {
+    dist_fail(attend->context, FAVOR_EUSAGE, "--features %lld contradicts the projection in %s, which has %lld rows",
+              (long long)problem->features, path, (long long)features);
+  }
+  problem->features = features;
+  problem->has_projection_per_head = n_dims == 3;
+  problem->projection_data = attend->projection_data;
+}
+
+/* Collective: reads the dataset that --projection-file names as FILE or FILE:DATASET. */
+static enum favor_status read_projection(struct attend *attend) {
+  char path[OPTION_TEXT_BYTES];
+  snprintf(path, sizeof path, "%s", options_text(attend->command->options, OPTION_PROJECTION_FILE));
+  if (path[0] == '\0') return FAVOR_OK;
+  const char *dataset = "projection";
+  char *colon = strrchr(path, ':');
+  if (colon) {
+    *colon = '\0';
+    dataset = colon + 1;
+  }
+  int n_dims;
+  int64_t dims[4];
+  enum favor_status status = favor_double_read(attend->context, path, dataset, &n_dims, dims, &attend->projection_data);
+  if (status != FAVOR_OK) return status;
+  take_projection(attend, path, n_dims, dims);
+  return dist_agree(attend->context, DIST_SITE_COMMAND, 0, "");
+}
+
+static enum favor_status make_plan(struct attend *attend) {
+  enum favor_status status = favor_plan_create(attend->context, &attend->problem, &attend->plan);
+  if (status != FAVOR_OK) return status;
+  favor_plan_info(attend->plan, &attend->info);
+  favor_plan_shard(attend->plan, &attend->shard);
+  if (options_flag(attend->command->options, OPTION_VERBOSE) && command_is_speaker(attend->command)) {
+    char text[1024];
+    favor_plan_describe(attend->plan, text, sizeof text);
+    fprintf(stderr, "favor: plan: %s\n", text);
+  }
+  return FAVOR_OK;
+}
+
+static void *block(int64_t heads, int64_t tokens, int64_t width, enum favor_precision precision) {
+  size_t element = precision == FAVOR_PRECISION_F64 ? sizeof(double) : sizeof(float);
+  return memory_zeroed((size_t)heads * (size_t)tokens, (size_t)width * element);
+}
+
+static enum favor_status make_blocks(struct attend *attend) {
+  const struct favor_problem *problem = &attend->problem;
+  const struct favor_shard *shard = &attend->shard;
+  int64_t heads = shard->head_end - shard->head_begin, kv_heads = shard->kv_head_end - shard->kv_head_begin;
+  int64_t tokens = attend->info.block_tokens;
+  attend->q = block(heads, tokens, problem->key_width, problem->precision);
+  attend->k = block(kv_heads, tokens, problem->key_width, problem->precision);
+  attend->v = block(kv_heads, tokens, problem->value_width, problem->precision);
+  attend->out = block(heads, tokens, problem->value_width, problem->precision);
+  if (!attend->q || !attend->k || !attend->v || !attend->out) {
+    dist_fail(attend->context, FAVOR_ENOMEM,
+              "no memory for blocks of %lld tokens of %lld heads; give --memory or "
+              "--block-tokens",
+              (long long)tokens, (long long)heads);
+  }
+  return dist_agree(attend->context, DIST_SITE_COMMAND, 0, "");
+}
+
+/* The options as attributes, "auto" replaced by what it stood for where that decides the output. */
+static int make_attributes(const struct attend *attend, struct favor_attribute *attributes) {
+  const struct options *given = attend->command->options;
+  struct options *options = malloc(sizeof *options);
+  int n = 0;
+  if (!options) return -1;
+  *options = *given;
+  options->values[OPTION_FEATURES].integers[0] = attend->problem.features;
+  options->values[OPTION_PROJECTION_PER_HEAD].integers[0] = attend->problem.has_projection_per_head;
+  options->values[OPTION_SCALE].number =
+      attend->problem.scale > 0 ? attend->problem.scale : 1 / sqrt((double)attend->problem.key_width);
+  snprintf(options->values[OPTION_KERNEL].text, OPTION_TEXT_BYTES, "%s", attend->info.kernel);
+  snprintf(options->values[OPTION_OUT_TYPE].text, OPTION_TEXT_BYTES, "%s", favor_type_name(attend->out_type));
+  options_attributes(options, attributes, &n);
+  command_attributes(attend->command, given->operands[0], attributes, &n);
+  free(options);
+  return n;
+}
+
+static enum favor_status create_output(struct attend *attend) {
+  const struct options *options = attend->command->options;
+  const struct favor_problem *problem = &attend->problem;
+  struct favor_output_tensor out = {.name = "out", .shape = attend->inputs.q_shape};
+  out.shape.width = problem->value_width;
+  out.shape.type = attend->out_type;
+  out.shape.is_contiguous = true;
+  bool has_heads = problem->has_projection_per_head;
+  struct favor_output_small projection = {
+      .name = "projection",
+      .element = problem->precision == FAVOR_PRECISION_F64 ? FAVOR_ELEMENT_DOUBLE : FAVOR_ELEMENT_FLOAT,
+      .n_dims = has_heads ? 3 : 2,
+      .dims = {has_heads ? problem->kv_heads : problem->features, has_heads ? problem->features : problem->key_width,
+               has_heads ? problem->key_width : 0},
+      .data = favor_plan_projection(attend->plan),
+  };
+  static struct favor_attribute attributes[COMMAND_MAX_ATTRIBUTES];
+  struct favor_output_spec spec = {
+      .path = options_text(options, OPTION_OUTPUT),
+      .is_overwrite = options_flag(options, OPTION_OVERWRITE),
+      .tensors = &out,
+      .n_tensors = 1,
+      .small = &projection,
+      .n_small = 1,
+      .attributes = attributes,
+      .n_attributes = make_attributes(attend, attributes),
+  };
+  if (spec.n_attributes < 0) dist_fail(attend->context, FAVOR_ENOMEM, "no memory for the output's attributes");
+  enum favor_status status = dist_agree(attend->context, DIST_SITE_COMMAND, 0, "");
+  return status == FAVOR_OK ? favor_output_create(attend->context, &spec, &attend->output) : status;
+}
+
+/* Everything that must be right before the first block is read. */
+static enum favor_status prepare(struct attend *attend) {
+  const struct options *options = attend->command->options;
+  if (command_is_speaker(attend->command)) check_output_path(attend);
+  enum favor_status status = dist_agree(attend->context, DIST_SITE_COMMAND, 0, "");
+  if (status == FAVOR_OK) status = open_inputs(attend);
+  if (status != FAVOR_OK) return status;
+  problem_from_options(options, &attend->problem);
+  inputs_describe(&attend->inputs, &attend->problem);
+  int64_t out_type = options_integer(options, OPTION_OUT_TYPE); /* 0 is auto */
+  attend->out_type = out_type == 0 ? attend->inputs.q_shape.type : (enum favor_type)(out_type - 1);
+  status = read_projection(attend);
+  if (status == FAVOR_OK) status = make_plan(attend);
+  if (status == FAVOR_OK) status = make_blocks(attend);
+  if (status == FAVOR_OK) status = create_output(attend);
+  return status;
+}
+
+static void release(struct attend *attend) {
+  favor_output_abandon(&attend->output);
+  favor_plan_destroy(&attend->plan);
+  inputs_close(&attend->inputs);
+  free(attend->projection_data);
+  free(attend->q);
+  free(attend->k);
+  free(attend->v);
+  free(attend->out);
+}
+
+enum favor_status cmd_attend(struct command *command) {
+  struct attend attend = {.command = command, .context = command->context};
+  double start = clock_now_s();
+  enum favor_status status = prepare(&attend);
+  if (status == FAVOR_OK) status = attend_stream(&attend);
+  if (status == FAVOR_OK) {
+    double finish = clock_now_s();
+    status = favor_output_finish(&attend.output);
+    attend.seconds[ATTEND_WRITE] += clock_now_s() - finish;
+    attend.seconds[ATTEND_TOTAL] = clock_now_s() - start;
+  }
+  if (status == FAVOR_OK) status = attend_report(&attend);
+  release(&attend);
+  return status;
+}

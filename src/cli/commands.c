@@ -1,0 +1,97 @@
+#include <stdio.h>
+#include <string.h>
+
+#include "cli/command.h"
+
+static const char attend_details[] =
+    "Computes attention over the queries, keys and values of the HDF5 file IN by FAVOR+ (Choromanski et al.,\n"
+    "ICLR 2021) at a cost linear in the number of tokens, and writes OUT: `out`, `projection`, and every option as\n"
+    "an attribute.\n"
+    "\n"
+    "IN holds q, k, v as [N][D], [H][N][D] or [B][H][N][D] (or tokens first, see --layout), float16, bfloat16,\n"
+    "float32 or float64; k and v may have fewer heads. An optional dataset `segments` (int64 [S+1], from 0 to N)\n"
+    "keeps attention inside each run of tokens. The bits of OUT are the same for any number of ranks, grid, threads\n"
+    "and block size.\n"
+    "\n"
+    "Examples:\n"
+    "  favor attend qkv.h5 -o out.h5\n"
+    "  mpirun -n 8 favor attend qkv.h5 -o out.h5 --causal --features 256\n"
+    "  mpirun -n 8 favor attend qkv.h5 -o out.h5 --config run.conf --grid 2x4 --memory 2G --json\n";
+
+static const char make_details[] =
+    "Writes q, k and v to the HDF5 file OUT, either normal deviates of a --shape, or from the sequences of a FASTA\n"
+    "file: each record is a segment; tokens are overlapping runs of K letters (those that hold anything but ACGT, or\n"
+    "but the 20 amino acids, share one token); a seeded Gaussian table turns tokens into q, k and v of each head; q\n"
+    "and k get rotary positions inside the segment.\n"
+    "\n"
+    "These tables are random: they are not trained weights, and the attention computed from them says nothing about\n"
+    "biology. They give real sequences' lengths, repeats and composition to a test or a benchmark.\n"
+    "\n"
+    "Examples:\n"
+    "  favor make qkv.h5 --shape 1,8,65536,64\n"
+    "  mpirun -n 4 favor make qkv.h5 --fasta genome.fna.gz --heads 4 --dim 32\n"
+    "  favor make qkv.h5 --fasta proteins.fa --alphabet protein\n";
+
+static const char verify_details[] =
+    "Recomputes sampled rows of OUT from IN: (a) in float64 from the definition of the method, with the projection\n"
+    "stored in OUT; (b) by exact softmax attention over all keys, beside the error of the mean of the values:\n"
+    "information on how good the approximation is. Fails with exit code 1 where the error of (a) is above 1e-4, of all\n"
+    "sampled rows together or of any one row, relative to the larger of its norm and its head's typical row; rounding\n"
+    "to the type of OUT, up to half a last place, is not counted.\n"
+    "\n"
+    "Examples:\n"
+    "  mpirun -n 4 favor verify qkv.h5 out.h5\n"
+    "  favor verify qkv.h5 out.h5 --rows 256 --seed 7 --json\n";
+
+static const char inspect_details[] =
+    "Lists the datasets of an HDF5 file with their shapes, types and layout, and the options that it was made with.\n"
+    "\n"
+    "Examples:\n"
+    "  favor inspect out.h5\n"
+    "  favor inspect out.h5 --json\n";
+
+static const struct command_entry entries[] = {
+    {"attend", COMMAND_ATTEND, cmd_attend, 1, 1, true, "IN -o OUT [options]", "attention over q, k, v of an HDF5 file",
+     attend_details},
+    {"make", COMMAND_MAKE, cmd_make, 1, 1, true, "OUT --shape B,H,N,D | --fasta FILE [options]",
+     "write q, k, v: random, or from a FASTA file", make_details},
+    {"verify", COMMAND_VERIFY, cmd_verify, 2, 2, true, "IN OUT [options]",
+     "recompute sampled rows of OUT, and against exact softmax", verify_details},
+    {"inspect", COMMAND_INSPECT, cmd_inspect, 1, 1, false, "FILE [--json]",
+     "what a file holds, and the options it was made with", inspect_details},
+    {"version", COMMAND_VERSION, cmd_version, 0, 0, false, "[--json]",
+     "build, kernels on this machine, MPI, HDF5, BLAS", ""},
+    {"help", COMMAND_HELP, cmd_help, 0, 1, false, "[COMMAND]", "this text, or that of a command", ""},
+};
+enum { N_ENTRIES = sizeof entries / sizeof *entries };
+
+const struct command_entry *command_at(int index) { return index < N_ENTRIES ? &entries[index] : NULL; }
+
+const struct command_entry *command_find(const char *name) {
+  for (int i = 0; i < N_ENTRIES; i++) {
+    if (strcmp(entries[i].name, name) == 0) return &entries[i];
+  }
+  return NULL;
+}
+
+const struct command_entry *command_of_mask(unsigned mask) {
+  for (int i = 0; i < N_ENTRIES; i++) {
+    if (entries[i].mask == mask) return &entries[i];
+  }
+  return NULL;
+}
+
+bool command_is_speaker(const struct command *command) { return favor_context_rank(command->context) == 0; }
+
+static void append_text(const char *name, const char *text, struct favor_attribute *attributes, int *n) {
+  struct favor_attribute *attribute = &attributes[(*n)++];
+  *attribute = (struct favor_attribute){.kind = FAVOR_ATTRIBUTE_TEXT};
+  snprintf(attribute->name, sizeof attribute->name, "%s", name);
+  snprintf(attribute->text, sizeof attribute->text, "%s", text);
+}
+
+void command_attributes(const struct command *command, const char *input, struct favor_attribute *attributes, int *n) {
+  append_text("version", FAVOR_VERSION, attributes, n);
+  append_text("command", command_of_mask(command->options->command)->name, attributes, n);
+  if (input[0]) append_text("input", input, attributes, n);
+}
