@@ -85,9 +85,9 @@ mpi_environment_shared() {
   # Bound to cores, two runs would take the same ones.
   export OMPI_MCA_hwloc_base_binding_policy=none
   export OMPI_MCA_mpi_yield_when_idle=1
-  # Else every rank looks its host's name up at start, and waits for that where a container or chroot has a name that
-  # no server knows (5 s seen).
-  export OMPI_MCA_orte_keep_fqdn_hostnames=1
+  # hwloc asks ten X servers on localhost for graphics cards whenever a rank starts, which takes seconds in a chroot or
+  # container that has no /etc/hosts.
+  export HWLOC_COMPONENTS=-gl
 }
 
 # build_favor PRESET [TARGET]: build/PRESET/favor, or all that there is to build.
