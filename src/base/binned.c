@@ -87,46 +87,58 @@ static inline int64_t shift_at(int64_t shift, const int32_t *column_shift, int64
 }
 
 /* Beyond this one factor is not enough to scale an addend. */
-enum { LARGEST_FACTOR = 1000 };
+enum { LARGEST_FACTOR = 1000, CHUNK = 128 };
 
-/* Whether every element's index is high enough for its addend, so that digits can be added as they are. */
-VECTORS static bool is_covered(int64_t n, const double *x, int64_t shift, const int32_t *column_shift,
-                               const int32_t *index) {
+/* y = the addends in units of their elements' top bins. Returns how many need a higher index, or two factors. */
+VECTORS static int64_t scale_addends(int64_t n, const double *restrict x, int64_t shift,
+                                     const int32_t *restrict column_shift, const int32_t *restrict index,
+                                     double *restrict y) {
   int64_t n_uncovered = 0;
   for (int64_t e = 0; e < n; e++) {
     int64_t scale = shift_at(shift, column_shift, e) - (int64_t)BINNED_WIDTH * index[e];
-    bool is_low = fabs(x[e]) * power_of_two(scale) > HIGHEST_DIGIT || index[e] == BINNED_NONE || scale > LARGEST_FACTOR;
-    n_uncovered += is_low & (x[e] != 0);
+    y[e] = x[e] * power_of_two(scale);
+    n_uncovered += ((fabs(y[e]) > HIGHEST_DIGIT) | (scale > LARGEST_FACTOR)) & (x[e] != 0);
   }
-  return n_uncovered == 0;
+  return n_uncovered;
 }
 
-/* Adds the digits of x scaled so that the element's top bin counts units of 1. With the rounding constant added, the
- * integer stands in the low bits of the sum: its difference is exact, and vectors without conversions can take it. */
-VECTORS static void add_digits(int64_t n, const double *x, int64_t shift, const int32_t *column_shift,
-                               const int32_t *index, int64_t *restrict bins, int64_t width, int n_bins) {
+/* Adds the digits of y. With the rounding constant added, the integer stands in the low bits of the sum: its difference
+ * is exact, and vectors without conversions can take it. */
+VECTORS static void add_digits(int64_t n, double *restrict y, int64_t *restrict bins) {
   for (int64_t e = 0; e < n; e++) {
-    int64_t scale = shift_at(shift, column_shift, e) - (int64_t)BINNED_WIDTH * index[e], half = scale / 2;
-    double y = x[e] * power_of_two(half) * power_of_two(scale - half);
-    for (int b = 0; b < n_bins; b++) {
-      double sum = y + ROUND_TO_INTEGER;
-      bins[b * width + e] += integer_bits(sum) - integer_bits(ROUND_TO_INTEGER);
-      y = (y - (sum - ROUND_TO_INTEGER)) * 0x1p40;
-    }
+    double sum = y[e] + ROUND_TO_INTEGER;
+    bins[e] += integer_bits(sum) - integer_bits(ROUND_TO_INTEGER);
+    y[e] = (y[e] - (sum - ROUND_TO_INTEGER)) * 0x1p40;
+  }
+}
+
+/* The addends whose elements are too low, or so small that their scale is no number: one at a time. An element that
+ * absorbed nothing has an index below all, so that no scale covers it. */
+static void cover_addends(struct binned_row *row, int64_t first, int64_t n, const double *x, int64_t shift,
+                          const int32_t *column_shift, double *y) {
+  const int32_t *index = index_of(row) + first;
+  for (int64_t e = 0; e < n; e++) {
+    y[e] = 0;
+    if (x[e] == 0) continue;
+    int64_t s = shift_at(shift, column_shift, e);
+    int32_t needed = index_for(x[e], s);
+    if (index[e] == BINNED_NONE || needed > index[e]) raise_index(row, first + e, needed);
+    int64_t scale = s - (int64_t)BINNED_WIDTH * index[e], half = scale / 2;
+    y[e] = x[e] * power_of_two(half) * power_of_two(scale - half);
   }
 }
 
 void binned_deposit(struct binned_row *row, int64_t first, int64_t n, const double *x, int64_t shift,
                     const int32_t *column_shift) {
-  int32_t *index = index_of(row) + first;
-  if (!is_covered(n, x, shift, column_shift, index)) {
-    for (int64_t e = 0; e < n; e++) {
-      if (x[e] == 0) continue;
-      int32_t needed = index_for(x[e], shift_at(shift, column_shift, e));
-      if (index[e] == BINNED_NONE || needed > index[e]) raise_index(row, first + e, needed);
+  double y[CHUNK];
+  for (int64_t begin = 0; begin < n; begin += CHUNK) {
+    int64_t count = n - begin < CHUNK ? n - begin : CHUNK, at = first + begin;
+    const int32_t *chunk_shift = column_shift ? column_shift + begin : NULL;
+    if (scale_addends(count, x + begin, shift, chunk_shift, index_of(row) + at, y) != 0) {
+      cover_addends(row, at, count, x + begin, shift, chunk_shift, y);
     }
+    for (int b = 0; b < row->n_bins; b++) add_digits(count, y, bins_of(row) + (int64_t)b * row->width + at);
   }
-  add_digits(n, x, shift, column_shift, index, bins_of(row) + first, row->width, row->n_bins);
 }
 
 static void merge_row(const struct binned_row *from, struct binned_row *into) {

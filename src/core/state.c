@@ -40,7 +40,7 @@ static size_t round_up(size_t bytes) { return (bytes + 63) / 64 * 64; }
 size_t sum_bytes(const struct engine *engine) {
   size_t m = (size_t)engine->shape.features, e = (size_t)engine->shape.value_width;
   return round_up(m * (size_t)engine->shape.s_stride * engine->real_bytes) + round_up(m * engine->real_bytes) +
-         round_up(m * sizeof(int32_t)) + round_up(e * sizeof(int32_t));
+         round_up(m * sizeof(int32_t)) + round_up((e + 1) * sizeof(int32_t));
 }
 
 void sum_place(const struct engine *engine, void *memory, struct sum *sum) {
@@ -53,6 +53,7 @@ void sum_place(const struct engine *engine, void *memory, struct sum *sum) {
   sum->kernel.exponent = (int32_t *)next;
   next += round_up(m * sizeof(int32_t));
   sum->shift = (int32_t *)next;
+  sum->shift[engine->shape.value_width] = 0;
   sum_clear(engine, sum);
 }
 
@@ -151,8 +152,7 @@ void state_deposit(const struct engine *engine, const struct sum *sum, double *s
       row[e_width] = ((const float *)sum->kernel.z)[r];
     }
     binned_raise(to, exponent);
-    binned_deposit(to, 0, e_width, row, exponent, sum->shift);
-    binned_deposit(to, e_width, 1, row + e_width, exponent, NULL);
+    binned_deposit(to, 0, e_width + 1, row, exponent, sum->shift);
   }
 }
 
@@ -175,8 +175,7 @@ static void round_rows(const struct engine *engine, const void *rows, double *ro
   memset(peak, 0, (size_t)width * sizeof *peak);
   for (int64_t r = 0; r < engine->shape.features; r++) {
     const struct binned_row *from = binned_row_at_const(rows, engine->row_bytes, r);
-    binned_value(from, 0, width, from->exponent, view->shift, row);
-    binned_value(from, width, 1, from->exponent, NULL, row + width);
+    binned_value(from, 0, width + 1, from->exponent, view->shift, row);
     view->kernel.exponent[r] = from->exponent;
     for (int64_t e = 0; e < width; e++) peak[e] = fmax(peak[e], fabs(row[e]));
     if (engine->precision == FAVOR_PRECISION_F64) {

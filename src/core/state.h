@@ -33,7 +33,7 @@ static inline size_t engine_state_bytes(const struct engine *engine) {
 /* A kernel_sum and what its columns are scaled by. */
 struct sum {
   struct kernel_sum kernel;
-  int32_t *shift; /* [E]: column e stands for s 2^shift[e]; 0 for ordinary values */
+  int32_t *shift; /* [E + 1]: column e stands for s 2^shift[e], 0 for ordinary values; the last, for z, is 0 */
 };
 /* A column that holds nothing yet, and so takes any shift. */
 #define SHIFT_NONE (INT32_MIN / 2)
