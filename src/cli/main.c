@@ -38,7 +38,7 @@ static void parse(struct favor_context *context, int n_words, char **words, stru
   struct status status = {0};
   if (n_words == 0) {
     dist_fail(context, FAVOR_EUSAGE,
-              "no command; usage: favor attend | make | verify | inspect | version | help ...; see `favor help`");
+              "no command; usage: favor attend | make | verify | inspect | bench | version | help ...; see `favor help`");
     return;
   }
   if (strcmp(words[0], "--help") == 0 || strcmp(words[0], "-h") == 0) words[0] = help;
@@ -95,6 +95,14 @@ static _Noreturn void die(const struct favor_context *context) {
   abort();
 }
 
+/* FAVOR_FAULT="SITE RANK SKIP" makes an agreement fail (dist/comm.h): how tests break every step of a command. */
+static void inject_fault(struct favor_context *context) {
+  const char *text = getenv("FAVOR_FAULT");
+  if (text && !dist_inject_text(context, text)) {
+    dist_fail(context, FAVOR_EUSAGE, "FAVOR_FAULT is '%s'; it must be SITE RANK SKIP", text);
+  }
+}
+
 static enum favor_status run_all(struct command *command, struct options *options, int n_words, char **words) {
   struct favor_context *context = command->context;
   enum favor_status status = share_options(context, n_words, words, options);
@@ -117,6 +125,7 @@ int main(int argc, char **argv) {
   join_words(argc, argv, line, sizeof line);
 
   if (favor_context_create(MPI_COMM_WORLD, &command.context) != FAVOR_OK) die(NULL);
+  inject_fault(command.context);
   enum favor_status status = run_all(&command, &options, argc - 1, argv + 1);
   if (command.context->is_dead) die(command.context);
   if (status != FAVOR_OK && command_is_speaker(&command)) {

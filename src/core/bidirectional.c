@@ -8,8 +8,9 @@ static bool absorb_run(const struct engine *engine, struct worker *worker, const
   struct kernel_job job = {.shape = &engine->shape, .weights = weights->packed, .scratch = worker->scratch};
   int64_t tile = engine->kernel->tile_tokens;
   sum_clear(engine, &worker->run);
-  for (int64_t t = begin; t < end; t += tile) {
-    struct kernel_keys tile_keys = {.n = smaller(tile, end - t),
+  for (int64_t t = begin, n; t < end; t += n) {
+    int64_t tile_end = smaller(begin + ((t - begin) / tile + 1) * tile, end);
+    struct kernel_keys tile_keys = {.n = tile_end - t,
                                     .k = row_in(engine, keys->k, keys->k_stride, t),
                                     .k_stride = keys->k_stride,
                                     .v = row_in(engine, keys->v, keys->v_stride, t),
@@ -20,7 +21,8 @@ static bool absorb_run(const struct engine *engine, struct worker *worker, const
       refusal->token += t;
       return false;
     }
-    sum_raise_shift(engine, &worker->run, worker->shift);
+    n = worker_settle_shifts(engine, worker, tile_keys.n, tile_keys.v, tile_keys.v_stride, &worker->run);
+    tile_keys.n = n;
     tile_keys.v_scale = worker_scale(engine, worker->run.shift, -1, worker->v_scale);
     engine->ops->absorb(&job, &tile_keys, &worker->run.kernel);
   }

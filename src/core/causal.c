@@ -86,7 +86,6 @@ static void repair_lost(const struct engine *engine, struct worker *worker, cons
 static void causal_tile(const struct engine *engine, struct worker *worker, const struct head_weights *weights,
                         struct kernel_keys *keys, struct kernel_queries *queries) {
   struct kernel_job job = {.shape = &engine->shape, .weights = weights->packed, .scratch = worker->scratch};
-  sum_raise_shift(engine, &worker->run, worker->shift);
   sum_raise_shift(engine, &worker->view, worker->run.shift);
   queries->is_lost = worker->is_lost;
   queries->out_scale = worker_scale(engine, worker->view.shift, 1, worker->out_scale);
@@ -110,12 +109,12 @@ bool attend_causal(const struct engine *engine, struct worker *worker, const str
                    const struct piece_keys *keys, const struct kernel_queries *queries, void *rows,
                    struct refusal *refusal) {
   int64_t tile = engine->kernel->tile_tokens, run = engine_run_tokens(engine);
-  for (int64_t t = 0; t < keys->n; t += tile) {
+  for (int64_t t = 0, n; t < keys->n; t += n) {
     if (t % run == 0) {
       sum_clear(engine, &worker->run);
       state_view(engine, rows, worker->row, &worker->view);
     }
-    int64_t n = smaller(tile, keys->n - t);
+    n = smaller(t / tile * tile + tile, keys->n) - t;
     struct kernel_keys tile_keys = {.n = n,
                                     .k = row_in(engine, keys->k, keys->k_stride, t),
                                     .k_stride = keys->k_stride,
@@ -129,8 +128,10 @@ bool attend_causal(const struct engine *engine, struct worker *worker, const str
       refusal->token += t;
       return false;
     }
+    n = worker_settle_shifts(engine, worker, n, tile_keys.v, tile_keys.v_stride, &worker->run);
+    tile_keys.n = tile_queries.n = n;
     causal_tile(engine, worker, weights, &tile_keys, &tile_queries);
-    bool is_run_end = (t + tile) % run == 0 || t + tile >= keys->n;
+    bool is_run_end = (t + n) % run == 0 || t + n >= keys->n;
     if (is_run_end) state_deposit(engine, &worker->run, worker->row, rows);
   }
   return true;

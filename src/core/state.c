@@ -3,8 +3,10 @@
 #include <math.h>
 #include <string.h>
 
-/* Sums of up to 2^40 values below 2^shift_window stay finite, and products above 2^-shift_window stay normal. */
-static const int32_t shift_window[] = {[FAVOR_PRECISION_F32] = 60, [FAVOR_PRECISION_F64] = 400};
+/* Sums of up to 2^40 values below 2^highest stay finite; products of values above 2^lowest with the smallest weights
+ * that count (KERNEL_LOST_BELOW) stay normal. */
+static const int32_t shift_highest[] = {[FAVOR_PRECISION_F32] = 60, [FAVOR_PRECISION_F64] = 400};
+static const int32_t shift_lowest[] = {[FAVOR_PRECISION_F32] = -40, [FAVOR_PRECISION_F64] = -400};
 /* Both 2^shift and 2^-shift are normal numbers. */
 static const int32_t shift_limit[] = {[FAVOR_PRECISION_F32] = 120, [FAVOR_PRECISION_F64] = 1000};
 static const int bins_for[] = {[FAVOR_PRECISION_F32] = 2, [FAVOR_PRECISION_F64] = 3};
@@ -30,9 +32,13 @@ struct engine engine_make(const struct kernel *kernel, enum favor_precision prec
 
 int32_t shift_for(enum favor_precision precision, int64_t magnitude) {
   if (magnitude == BINNED_NONE) return SHIFT_NONE;
-  if (magnitude >= -shift_window[precision] && magnitude <= shift_window[precision]) return 0;
+  if (magnitude >= shift_lowest[precision] && magnitude <= shift_highest[precision]) return 0;
   int32_t limit = shift_limit[precision];
   return magnitude > limit ? limit : magnitude < -limit ? -limit : (int32_t)magnitude;
+}
+
+bool shift_holds(enum favor_precision precision, int32_t shift, int64_t magnitude) {
+  return magnitude == BINNED_NONE || magnitude <= (int64_t)shift + shift_highest[precision];
 }
 
 static size_t round_up(size_t bytes) { return (bytes + 63) / 64 * 64; }

@@ -59,5 +59,7 @@ void state_view(const struct engine *engine, const void *rows, double *scratch, 
 
 /* The shift that a column of values (or sums) below 2^magnitude takes: 0 unless it is far from 1. */
 int32_t shift_for(enum favor_precision precision, int64_t magnitude);
+/* Whether values below 2^magnitude may enter a column at this shift. */
+bool shift_holds(enum favor_precision precision, int32_t shift, int64_t magnitude);
 
 #endif

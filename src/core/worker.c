@@ -68,19 +68,22 @@ static bool measure_rows(const struct engine *engine, char tensor, int64_t n, co
   return true;
 }
 
+/* |x| < 2^result; BINNED_NONE for 0. */
+static int64_t magnitude_of(double x) {
+  int exponent;
+  if (x == 0) return BINNED_NONE;
+  frexp(x, &exponent);
+  return exponent;
+}
+
+/* Fills worker->peak; false at the first row that is not finite. */
 static bool measure_values(const struct engine *engine, struct worker *worker, int64_t n, const void *v, int64_t stride,
                            struct refusal *refusal) {
   int64_t width = engine->shape.value_width;
   memset(worker->peak, 0, (size_t)width * engine->real_bytes);
   engine->ops->peaks(n, width, v, stride, worker->peak);
   bool is_finite = true;
-  for (int64_t e = 0; e < width; e++) {
-    double peak = real_at(engine, worker->peak, e);
-    int exponent = 0;
-    is_finite = is_finite && isfinite(peak);
-    if (peak != 0 && isfinite(peak)) frexp(peak, &exponent);
-    worker->shift[e] = shift_for(engine->precision, peak == 0 ? BINNED_NONE : exponent);
-  }
+  for (int64_t e = 0; e < width; e++) is_finite = is_finite && isfinite(real_at(engine, worker->peak, e));
   for (int64_t i = 0; i < n && !is_finite; i++) {
     enum refusal_kind kind = blame(engine, row_in(engine, v, stride, i), width);
     if (kind == REFUSAL_NONE) continue;
@@ -88,6 +91,39 @@ static bool measure_values(const struct engine *engine, struct worker *worker, i
     return false;
   }
   return true;
+}
+
+/* Columns that hold nothing yet take the shift of their first value that is not 0. */
+static void begin_columns(const struct engine *engine, int64_t n, const void *v, int64_t stride, struct sum *run) {
+  for (int64_t e = 0; e < engine->shape.value_width; e++) {
+    for (int64_t i = 0; i < n && run->shift[e] == SHIFT_NONE; i++) {
+      run->shift[e] = shift_for(engine->precision, magnitude_of(real_at(engine, row_in(engine, v, stride, i), e)));
+    }
+  }
+}
+
+/* Whether the row's values enter the run as it is; what they need otherwise. */
+static bool row_fits(const struct engine *engine, const void *row, const struct sum *run, int32_t *needed) {
+  bool fits = true;
+  for (int64_t e = 0; e < engine->shape.value_width; e++) {
+    int64_t magnitude = magnitude_of(real_at(engine, row, e));
+    bool holds = shift_holds(engine->precision, run->shift[e], magnitude);
+    needed[e] = holds ? SHIFT_NONE : shift_for(engine->precision, magnitude);
+    fits = fits && holds;
+  }
+  return fits;
+}
+
+int64_t worker_settle_shifts(const struct engine *engine, struct worker *worker, int64_t n, const void *v,
+                             int64_t v_stride, struct sum *run) {
+  begin_columns(engine, n, v, v_stride, run);
+  if (row_fits(engine, worker->peak, run, worker->shift)) return n;
+  for (int64_t i = 0; i < n; i++) {
+    if (row_fits(engine, row_in(engine, v, v_stride, i), run, worker->shift)) continue;
+    if (i > 0) return i;
+    sum_raise_shift(engine, run, worker->shift);
+  }
+  return n;
 }
 
 bool worker_measure_keys(const struct engine *engine, struct worker *worker, int64_t n, const void *k, int64_t k_stride,

@@ -39,13 +39,19 @@ void worker_place(const struct engine *engine, void *memory, struct worker *work
 /* |x~|^2 / 2 above this no longer leaves l a resolution of one half. */
 #define LONGEST_HALF_NORM 0x1p22
 
-/* Measures n <= tile tokens: half norms of the keys, shifts of the values. False: refusal filled, its token counted
- * from the tile. */
+/* Measures n <= tile tokens: half norms of the keys, peaks of the values. False: refusal filled, its token counted from
+ * the tile. */
 bool worker_measure_keys(const struct engine *engine, struct worker *worker, int64_t n, const void *k, int64_t k_stride,
                          const void *v, int64_t v_stride, struct refusal *refusal);
 
 /* scale[e] = 2^(sign * shift[e]); NULL where all of them are 1. */
 const void *worker_scale(const struct engine *engine, const int32_t *shift, int sign, void *scale);
+
+/* How many of n measured tokens, at least one, enter the run at its columns' shifts, which rise first where the first
+ * token needs it. The rest has to wait for its own call: a shift is never raised on account of a later token, so that
+ * no value, however large, costs an earlier output a bit. */
+int64_t worker_settle_shifts(const struct engine *engine, struct worker *worker, int64_t n, const void *v,
+                             int64_t v_stride, struct sum *run);
 
 /* Checks at most a tile of queries of every head. */
 bool worker_measure_queries(const struct engine *engine, struct worker *worker, const struct kernel_queries *queries,

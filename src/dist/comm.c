@@ -3,6 +3,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/memory.h"
 
@@ -98,4 +99,16 @@ const char *dist_site_name(enum dist_site site) {
       [DIST_SITE_COMMAND] = "command",
   };
   return (unsigned)site < DIST_N_SITES ? names[site] : NULL;
+}
+
+bool dist_inject_text(struct favor_context *context, const char *text) {
+  char name[32];
+  int rank, skip;
+  if (sscanf(text, "%31s %d %d", name, &rank, &skip) != 3) return false;
+  for (int site = DIST_SITE_NONE; site < DIST_N_SITES; site++) {
+    if (strcmp(name, dist_site_name((enum dist_site)site)) != 0) continue;
+    dist_inject(context, (enum dist_site)site, rank, skip);
+    return true;
+  }
+  return false;
 }

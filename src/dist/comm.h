@@ -48,6 +48,8 @@ enum favor_status dist_check(struct favor_context *context, int mpi_code, const 
 
 /* Local: from now on the agreement at `site` fails on `rank` with FAVOR_EINTERNAL, after `skip` passes. */
 void dist_inject(struct favor_context *context, enum dist_site site, int rank, int skip);
+/* Local: the same from text, "SITE RANK SKIP"; false where it is not of that form. */
+bool dist_inject_text(struct favor_context *context, const char *text);
 /* The names of sites, for tests and messages; NULL past the last. */
 const char *dist_site_name(enum dist_site site);
 
