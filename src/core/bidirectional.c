@@ -6,10 +6,12 @@ static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 static bool absorb_run(const struct engine *engine, struct worker *worker, const struct head_weights *weights,
                        const struct piece_keys *keys, int64_t begin, int64_t end, struct refusal *refusal) {
   struct kernel_job job = {.shape = &engine->shape, .weights = weights->packed, .scratch = worker->scratch};
-  int64_t tile = engine->kernel->tile_tokens;
+  int64_t tile = engine->kernel->tile_tokens, part = engine->kernel->causal_tokens;
   sum_clear(engine, &worker->run);
   for (int64_t t = begin, n; t < end; t += n) {
-    int64_t tile_end = smaller(begin + ((t - begin) / tile + 1) * tile, end);
+    /* After a cut the tile goes on at the next boundary of a causal tile, so that both sum alike. */
+    int64_t length = (t - begin) % part == 0 ? tile : part;
+    int64_t tile_end = smaller(begin + ((t - begin) / length + 1) * length, end);
     struct kernel_keys tile_keys = {.n = tile_end - t,
                                     .k = row_in(engine, keys->k, keys->k_stride, t),
                                     .k_stride = keys->k_stride,

@@ -108,7 +108,7 @@ static void causal_tile(const struct engine *engine, struct worker *worker, cons
 bool attend_causal(const struct engine *engine, struct worker *worker, const struct head_weights *weights,
                    const struct piece_keys *keys, const struct kernel_queries *queries, void *rows,
                    struct refusal *refusal) {
-  int64_t tile = engine->kernel->tile_tokens, run = engine_run_tokens(engine);
+  int64_t tile = engine->kernel->causal_tokens, run = engine_run_tokens(engine);
   for (int64_t t = 0, n; t < keys->n; t += n) {
     if (t % run == 0) {
       sum_clear(engine, &worker->run);

@@ -111,6 +111,7 @@ const struct kernel kernel_blas = {
     .name = "blas",
     .is_supported = is_supported,
     .tile_tokens = TILE,
+    .causal_tokens = TILE,
     .run_tiles = RUN_TILES,
     .real = {KERNEL_OPS(NAME_F32), KERNEL_OPS(NAME_F64)},
 };

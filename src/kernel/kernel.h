@@ -90,7 +90,8 @@ struct kernel_ops {
 struct kernel {
   const char *name;
   bool (*is_supported)(void);
-  int64_t tile_tokens;
+  int64_t tile_tokens;       /* most tokens of absorb() and emit() */
+  int64_t causal_tokens;     /* most tokens of causal(): divides tile_tokens */
   int64_t run_tiles;         /* tiles summed in `real` before they go into the reproducible state */
   struct kernel_ops real[2]; /* by enum favor_precision; absorb == NULL where the precision is missing */
 };
@@ -106,6 +107,7 @@ static inline bool kernel_is_lost(double intra, int64_t intra_exponent, bool has
 
 extern const struct kernel kernel_reference;
 extern const struct kernel kernel_blas;
+extern const struct kernel kernel_avx512; /* on x86-64 */
 
 /* The kernels of this build, best first; NULL past the last. */
 const struct kernel *kernel_at(int index);

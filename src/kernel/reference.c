@@ -63,6 +63,7 @@ const struct kernel kernel_reference = {
     .name = "reference",
     .is_supported = always,
     .tile_tokens = TILE,
+    .causal_tokens = TILE,
     .run_tiles = RUN_TILES,
     .real = {KERNEL_OPS(NAME_F32), KERNEL_OPS(NAME_F64)},
 };

@@ -5,7 +5,11 @@
 
 #include "kernel/kernel.h"
 
-static const struct kernel *const kernels[] = {&kernel_blas, &kernel_reference};
+static const struct kernel *const kernels[] = {
+#if defined(__x86_64__)
+    &kernel_avx512,
+#endif
+    &kernel_blas, &kernel_reference};
 enum { N_KERNELS = sizeof kernels / sizeof kernels[0] };
 
 const struct kernel *kernel_at(int index) { return index >= 0 && index < N_KERNELS ? kernels[index] : NULL; }

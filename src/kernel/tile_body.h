@@ -109,7 +109,7 @@ static void NAME(features)(const struct kernel_job *job, int64_t n, const REAL *
                            const double *half_norm, REAL *padded, REAL *restrict u, int32_t *restrict exponent,
                            int32_t *top) {
   int64_t width = job->shape->key_width, m = job->shape->features;
-  if (n < TILE) {
+  if (n < TILE || stride > INT32_MAX) { /* BLAS counts in int */
     NAME(pad)(n, width, x, stride, NULL, padded);
     x = padded;
     stride = width;
@@ -139,7 +139,7 @@ static const REAL *NAME(values)(const struct kernel_job *job, const struct kerne
                                 int64_t *stride) {
   int64_t width = job->shape->value_width;
   *stride = keys->v_stride;
-  if (keys->n == TILE && !keys->v_scale) return keys->v;
+  if (keys->n == TILE && !keys->v_scale && keys->v_stride <= INT32_MAX) return keys->v;
   NAME(pad)(keys->n, width, keys->v, keys->v_stride, keys->v_scale, padded);
   *stride = width;
   return padded;

@@ -1,0 +1,134 @@
+/* Vectors of 512 bits: AVX-512 F, BW, DQ and VL, with 32 registers. */
+#if defined(__x86_64__)
+#include <float.h>
+#include <immintrin.h>
+#include <math.h>
+#include <string.h>
+
+#include "kernel/kernel.h"
+
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,fma")
+#pragma GCC optimize("O3")
+
+/* A block's 24 accumulators, a row of 4 and a factor are 29 of the 32 registers. */
+enum { ROWS = 6, NORM_ROWS = 4, TILE = 96, CAUSAL_TILE = 48, MAX_PARTS = 4, RUN_TILES = 8 };
+#define COLUMNS 4
+#define INLINE static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 16")
+
+typedef double wide __attribute__((vector_size(64)));
+#define WIDE wide
+#define WIDE_LANES 8
+INLINE double wide_total(wide a) { return _mm512_reduce_add_pd(a); }
+
+INLINE wide wide_fused(wide a, wide b, wide c) { return _mm512_fmadd_pd(a, b, c); }
+
+typedef float vec_f32 __attribute__((vector_size(64)));
+typedef int32_t ints_f32 __attribute__((vector_size(64)));
+
+INLINE vec_f32 splat_f32(float x) { return _mm512_set1_ps(x); }
+INLINE vec_f32 fused_f32(vec_f32 a, vec_f32 b, vec_f32 c) { return _mm512_fmadd_ps(a, b, c); }
+INLINE __mmask16 first_f32(int64_t n) { return (__mmask16)(n >= 16 ? 0xffff : n <= 0 ? 0 : (1 << n) - 1); }
+INLINE vec_f32 load_first_f32(const float *x, int64_t n) { return _mm512_maskz_loadu_ps(first_f32(n), x); }
+INLINE void store_first_f32(float *x, int64_t n, vec_f32 v) { _mm512_mask_storeu_ps(x, first_f32(n), v); }
+INLINE ints_f32 load_exponents_f32(const int32_t *x, int64_t n, int32_t rest) {
+  return (ints_f32)_mm512_mask_loadu_epi32(_mm512_set1_epi32(rest), first_f32(n), x);
+}
+INLINE void store_exponents_f32(int32_t *x, int64_t n, ints_f32 v) {
+  _mm512_mask_storeu_epi32(x, first_f32(n), (__m512i)v);
+}
+INLINE ints_f32 larger_f32(ints_f32 a, ints_f32 b) { return (ints_f32)_mm512_max_epi32((__m512i)a, (__m512i)b); }
+INLINE int32_t largest_f32(ints_f32 a) { return _mm512_reduce_max_epi32((__m512i)a); }
+INLINE float total_f32(vec_f32 a) { return _mm512_reduce_add_ps(a); }
+INLINE wide widen_f32(const float *x) { return _mm512_cvtps_pd(_mm256_loadu_ps(x)); }
+INLINE vec_f32 nearest_f32(vec_f32 a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+INLINE ints_f32 to_ints_f32(vec_f32 a) { return (ints_f32)_mm512_cvtps_epi32(a); }
+INLINE vec_f32 scaled_f32(vec_f32 x, ints_f32 e) {
+  __mmask16 is_normal = _mm512_cmpgt_epi32_mask((__m512i)e, _mm512_set1_epi32(-126));
+  return (vec_f32)_mm512_maskz_add_epi32(is_normal, (__m512i)x, _mm512_slli_epi32((__m512i)e, 23));
+}
+
+INLINE vec_f32 first_of_f32(vec_f32 v, int64_t n) { return _mm512_maskz_mov_ps(first_f32(n), v); }
+INLINE vec_f32 zip_low_f32(vec_f32 a, vec_f32 b) {
+  const __m512i order = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+  return _mm512_permutex2var_ps(a, order, b);
+}
+INLINE vec_f32 zip_high_f32(vec_f32 a, vec_f32 b) {
+  const __m512i order = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+  return _mm512_permutex2var_ps(a, order, b);
+}
+
+#define LANES 16
+#define VEC vec_f32
+#define INTS ints_f32
+#define INT int32_t
+#include "kernel/real_f32.h"
+#define NAME(x) x##_f32
+#include "kernel/body.h"
+#undef NAME
+
+#undef LANES
+#undef VEC
+#undef INTS
+#undef INT
+
+typedef double vec_f64 __attribute__((vector_size(64)));
+typedef int64_t ints_f64 __attribute__((vector_size(64)));
+
+INLINE vec_f64 splat_f64(double x) { return _mm512_set1_pd(x); }
+INLINE vec_f64 fused_f64(vec_f64 a, vec_f64 b, vec_f64 c) { return _mm512_fmadd_pd(a, b, c); }
+INLINE __mmask8 first_f64(int64_t n) { return (__mmask8)(n >= 8 ? 0xff : n <= 0 ? 0 : (1 << n) - 1); }
+INLINE vec_f64 first_of_f64(vec_f64 v, int64_t n) { return _mm512_maskz_mov_pd(first_f64(n), v); }
+INLINE vec_f64 load_first_f64(const double *x, int64_t n) { return _mm512_maskz_loadu_pd(first_f64(n), x); }
+INLINE void store_first_f64(double *x, int64_t n, vec_f64 v) { _mm512_mask_storeu_pd(x, first_f64(n), v); }
+INLINE ints_f64 load_exponents_f64(const int32_t *x, int64_t n, int64_t rest) {
+  __m256i narrow = _mm256_mask_loadu_epi32(_mm256_set1_epi32((int32_t)rest), first_f64(n), x);
+  return (ints_f64)_mm512_cvtepi32_epi64(narrow);
+}
+INLINE void store_exponents_f64(int32_t *x, int64_t n, ints_f64 v) {
+  _mm256_mask_storeu_epi32(x, first_f64(n), _mm512_cvtepi64_epi32((__m512i)v));
+}
+INLINE ints_f64 larger_f64(ints_f64 a, ints_f64 b) { return (ints_f64)_mm512_max_epi64((__m512i)a, (__m512i)b); }
+INLINE int64_t largest_f64(ints_f64 a) { return _mm512_reduce_max_epi64((__m512i)a); }
+INLINE double total_f64(vec_f64 a) { return _mm512_reduce_add_pd(a); }
+INLINE wide widen_f64(const double *x) { return _mm512_loadu_pd(x); }
+INLINE vec_f64 nearest_f64(vec_f64 a) { return _mm512_roundscale_pd(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+INLINE ints_f64 to_ints_f64(vec_f64 a) { return (ints_f64)_mm512_cvtpd_epi64(a); }
+INLINE vec_f64 scaled_f64(vec_f64 x, ints_f64 e) {
+  __mmask8 is_normal = _mm512_cmpgt_epi64_mask((__m512i)e, _mm512_set1_epi64(-1022));
+  return (vec_f64)_mm512_maskz_add_epi64(is_normal, (__m512i)x, _mm512_slli_epi64((__m512i)e, 52));
+}
+INLINE vec_f64 zip_low_f64(vec_f64 a, vec_f64 b) {
+  return _mm512_permutex2var_pd(a, _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11), b);
+}
+INLINE vec_f64 zip_high_f64(vec_f64 a, vec_f64 b) {
+  return _mm512_permutex2var_pd(a, _mm512_setr_epi64(4, 12, 5, 13, 6, 14, 7, 15), b);
+}
+
+#define LANES 8
+#define VEC vec_f64
+#define INTS ints_f64
+#define INT int64_t
+#include "kernel/real_f64.h"
+#define NAME(x) x##_f64
+#include "kernel/body.h"
+#undef NAME
+
+#pragma GCC pop_options
+
+static bool is_supported(void) {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+#define NAME_F32(x) x##_f32
+#define NAME_F64(x) x##_f64
+const struct kernel kernel_avx512 = {
+    .name = "avx512",
+    .is_supported = is_supported,
+    .tile_tokens = TILE,
+    .causal_tokens = CAUSAL_TILE,
+    .run_tiles = RUN_TILES,
+    .real = {KERNEL_OPS(NAME_F32), KERNEL_OPS(NAME_F64)},
+};
+#endif

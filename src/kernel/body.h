@@ -1,0 +1,337 @@
+/* The fused tile algorithm of kernel.h on vectors, once for each instruction set and precision. Features go from the
+ * registers that a product left them in through the exponential into a tile of scratch, and from there into the state
+ * or the output; they never reach main memory.
+ *
+ * The including file defines, besides REAL and its format (real_f32.h, real_f64.h),
+ *   NAME(x)          the name of x in this instance
+ *   VEC, INTS, INT   a vector of REAL, one of integers as wide, and such an integer
+ *   LANES            elements of a vector
+ *   COLUMNS          vectors of a register block, which is ROWS x COLUMNS accumulators: 2 or 4
+ *   TILE             tokens of a tile, a multiple of ROWS
+ *   NORM_ROWS        rows whose norms are summed at a time
+ *   CAUSAL_TILE      tokens of a causal tile, a multiple of ROWS and of LANES that divides TILE
+ *   MAX_PARTS        see struct waiting
+ * and, each inline,
+ *   VEC NAME(splat)(REAL), NAME(fused)(VEC a, VEC b, VEC c): a b + c, rounded once
+ *   VEC NAME(load_first)(const REAL *, int64_t n), void NAME(store_first)(REAL *, int64_t n, VEC),
+ *     INTS NAME(load_exponents)(const int32_t *, int64_t n, INT rest),
+ *     void NAME(store_exponents)(int32_t *, int64_t n, INTS): n lanes, all of them where n > LANES and none where
+ *     n < 0; memory of the others is not touched, and they are zeros or `rest`
+ *   VEC NAME(first_of)(VEC, int64_t n): likewise
+ *   INTS NAME(larger)(INTS, INTS), INT NAME(largest)(INTS), REAL NAME(total)(VEC)
+ *   VEC NAME(nearest)(VEC), rint(); INTS NAME(to_ints)(VEC), of whole numbers
+ *   VEC NAME(scaled)(VEC x, INTS e): x 2^e for x in [1/2, 2), 0 where that is below the normal range
+ *   WIDE             a vector of WIDE_LANES doubles; WIDE NAME(widen)(const REAL *), double wide_total(WIDE),
+ *                    WIDE wide_fused(WIDE a, WIDE b, WIDE c)
+ *   VEC NAME(zip_low)(VEC a, VEC b), NAME(zip_high): a0 b0 a1 b1 ..., the lower and the upper half of it
+ *
+ * Exponents. Scaling by a power of two is exact, so no tile waits for its maxima: features are stored at exponents
+ * that are known before, and what depends on them is shifted to the true maxima afterwards.
+ *   Key j, feature r is stored as 2^(l_jr - base_r): base is the sum's exponent, or for an empty sum that of the tile's
+ *     first key plus FIRST_KEY_ABOVE. The tile ends before the first key beyond KEY_LIMIT of that; the next part of it
+ *     starts with the exponents raised. What a tile does to a sum so depends on the sum and its own keys, in order.
+ *   Query i is stored as 2^(n_ir + f_ir + base_r - m_i), m_i guessed from the first vector of features. Where the true
+ *     maximum is more than QUERY_LIMIT above m_i the row is shifted down by it. Numerator and denominator share m_i.
+ * In a causal tile queries and keys share base, so the weight of key j for query i is the plain product of their stored
+ * features, at exponent m_i, and no later key has a say in it. The state is read at base as well (NEAR).
+ * With these limits every sum of products stays finite: in f32 values are below 2^60 and states below 2^100 (in f64
+ * 2^400 and 2^440, see shift_window in core/state.c), so that 2^20 features and a tile of tokens leave room.
+ */
+
+enum {
+  NAME(KEY_LIMIT) = (REAL_BIAS + 1) / 4,            /* 32 in f32 */
+  NAME(FIRST_KEY_ABOVE) = (REAL_BIAS + 1) * 3 / 16, /* 24 */
+  NAME(NEAR) = (REAL_BIAS + 1) * 15 / 64,           /* 30 */
+  NAME(GUESS_ABOVE) = 16,
+  NAME(QUERY_LIMIT) = 4,
+  NAME(NO_FEATURE) = 1 << 30 /* beyond every exponent: 2^(l - NO_FEATURE) is 0 */
+};
+
+#ifndef FOR_VECTORS
+/* |x~| / ln 2 of the longest token that core lets in (LONGEST_HALF_NORM). */
+#define LONGEST_TOKEN 4179.0
+
+/* Compiles `call` with N_VECTORS a constant. */
+// clang-format off
+#if COLUMNS == 4
+#define FOR_VECTORS(count, call)                                                                                       \
+  switch (count) {                                                                                                     \
+  case 1: { enum { N_VECTORS = 1 }; call; } break;                                                                     \
+  case 2: { enum { N_VECTORS = 2 }; call; } break;                                                                     \
+  case 3: { enum { N_VECTORS = 3 }; call; } break;                                                                     \
+  default: { enum { N_VECTORS = 4 }; call; } break;                                                                    \
+  }
+#else
+#define FOR_VECTORS(count, call)                                                                                       \
+  switch (count) {                                                                                                     \
+  case 1: { enum { N_VECTORS = 1 }; call; } break;                                                                     \
+  default: { enum { N_VECTORS = 2 }; call; } break;                                                                    \
+  }
+#endif
+// clang-format on
+#endif
+
+/* ---- vectors ----------------------------------------------------------------------------------------------------- */
+
+INLINE VEC NAME(load)(const REAL *x) {
+  VEC v;
+  memcpy(&v, x, sizeof v);
+  return v;
+}
+
+INLINE void NAME(store)(REAL *x, VEC v) { memcpy(x, &v, sizeof v); }
+
+INLINE INTS NAME(load_ints)(const INT *x) {
+  INTS v;
+  memcpy(&v, x, sizeof v);
+  return v;
+}
+
+INLINE void NAME(store_ints)(INT *x, INTS v) { memcpy(x, &v, sizeof v); }
+
+INLINE INTS NAME(splat_int)(INT x) { return (INTS){0} + x; }
+
+/* Whether any lane is above the limit. */
+INLINE bool NAME(any_above)(INTS v, INT limit) { return NAME(largest)(v) > limit; }
+
+INLINE INT NAME(bits)(REAL x) {
+  INT bits;
+  memcpy(&bits, &x, sizeof bits);
+  return bits;
+}
+
+/* 2^n, 0 below the normal range. n <= REAL_BIAS. */
+INLINE REAL NAME(power_of_two)(int64_t n) {
+  INT bits = (INT)(n < -REAL_BIAS ? 0 : n + REAL_BIAS) << REAL_MANTISSA_BITS;
+  REAL x;
+  memcpy(&x, &bits, sizeof x);
+  return x;
+}
+
+/* Adding it to |x| < LONGEST_EXPONENT leaves rint(x) in the low bits of the sum. */
+#undef TO_INTEGER
+#undef LONGEST_EXPONENT
+#define TO_INTEGER ((REAL)3 * (REAL)((INT)1 << (REAL_MANTISSA_BITS - 1)))
+#define LONGEST_EXPONENT ((double)((INT)1 << (REAL_MANTISSA_BITS - 1)))
+
+/* l = n + f: f, and n + NAME(bits)(TO_INTEGER). Integers by an addition keep the units of multiplication free. */
+INLINE INTS NAME(whole)(bool is_long, VEC l, VEC *fraction) {
+  if (is_long) {
+    VEC nearest = NAME(nearest)(l);
+    *fraction = l - nearest;
+    return NAME(to_ints)(nearest) + NAME(bits)(TO_INTEGER);
+  }
+  VEC to_integer = NAME(splat)(TO_INTEGER), sum = l + to_integer;
+  *fraction = l - (sum - to_integer);
+  return (INTS)sum;
+}
+
+static const REAL NAME(coefficients)[] = {EXP2_COEFFICIENTS, 1};
+
+/* 2^x for |x| <= 1/2. */
+INLINE VEC NAME(exp2_fraction)(VEC x) {
+  enum { N = sizeof NAME(coefficients) / sizeof NAME(coefficients)[0] };
+  const REAL *coefficients = NAME(coefficients);
+  __asm__ volatile("" : "+r"(coefficients));
+  VEC p = NAME(splat)(coefficients[0]);
+  UNROLL for (int i = 1; i < N; i++) p = NAME(fused)(p, x, NAME(splat)(coefficients[i]));
+  return p;
+}
+
+/* sum[i][c] += sum_{begin <= l < end} a[i][l a_step] b[l][c]. The accumulators stay in registers once inlined. */
+INLINE void NAME(multiply)(const int n_vectors, int64_t begin, int64_t end, const REAL *const a[ROWS], int64_t a_step,
+                           const REAL *b, int64_t b_stride, VEC sum[ROWS][COLUMNS]) {
+  for (int64_t l = begin; l < end; l++) {
+    VEC row[COLUMNS];
+    UNROLL for (int c = 0; c < n_vectors; c++) row[c] = NAME(load)(b + l * b_stride + c * LANES);
+    UNROLL for (int i = 0; i < ROWS; i++) {
+      VEC factor = NAME(splat)(a[i][l * a_step]);
+      UNROLL for (int c = 0; c < n_vectors; c++) sum[i][c] = NAME(fused)(factor, row[c], sum[i][c]);
+    }
+  }
+}
+
+/* ---- scratch ----------------------------------------------------------------------------------------------------- */
+
+INLINE int64_t NAME(round_up)(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+INLINE int64_t NAME(smaller)(int64_t a, int64_t b) { return a < b ? a : b; }
+/* A width is cut into as few blocks as there can be, about equally wide. */
+INLINE int64_t NAME(blocks_of)(int64_t width) { return (width + COLUMNS * LANES - 1) / (COLUMNS * LANES); }
+
+/* Vectors of the block that starts at `at`. */
+INLINE int64_t NAME(vectors_at)(int64_t width, int64_t at) {
+  int64_t n_left = (width - at + LANES - 1) / LANES, n_blocks = NAME(blocks_of)(width - at);
+  return (n_left + n_blocks - 1) / n_blocks;
+}
+
+/* Keys whose features and values are in scratch but not in S yet, in parts of CAUSAL_TILE or fewer: every part was
+ * stored at exponents of its own, and its sum is lifted to the next part's. */
+struct NAME(waiting) {
+  int64_t n; /* keys */
+  int n_parts;
+  int64_t end[MAX_PARTS]; /* of each part */
+  bool is_first;          /* S was empty before them */
+};
+
+struct NAME(scratch) {
+  int64_t m_row;       /* M rounded up to panels */
+  int64_t key_row;     /* an odd number of vectors, so that rows spread over the sets of a cache */
+  int64_t e_row;       /* E rounded up to vectors */
+  REAL *key;           /* [TILE][key_row] */
+  REAL *key_columns;   /* [m_row][CAUSAL_TILE]: the same, features first */
+  REAL *value;         /* [TILE + ROWS][e_row] */
+  REAL *query;         /* [TILE][key_row] */
+  INT *token_top;      /* [TILE] of the queries, see struct pass */
+  INTS *token_highest; /* [TILE] */
+  REAL *pair;          /* [ROWS][CAUSAL_TILE] */
+  REAL *part;          /* [CAUSAL_TILE][e_row]: sums over a state that is far */
+  INT *far_top;        /* [CAUSAL_TILE]: their exponents */
+  REAL *far_total;     /* [CAUSAL_TILE] */
+  REAL *spare;         /* [s_stride]: of a row past the last */
+  INT *base, *top;     /* [m_row] of the keys: exponents that they are stored at, their maxima */
+  REAL *z;             /* [m_row]: the sum's z at base */
+  REAL *lift;          /* [MAX_PARTS][m_row]: 2^(base - new exponent) */
+  INT *query_base;     /* [m_row]: base, padded so that no query has a feature there */
+  INT *state_base;     /* [m_row]: the exponents that queries are stored at */
+  REAL *state_z;       /* [m_row] */
+  REAL *state_s;       /* [M][s_stride] */
+  struct NAME(waiting) waiting;
+  struct kernel_sum passed; /* the state with a tile's first part in it */
+};
+
+static size_t NAME(carve)(const struct kernel_shape *shape, void *memory, struct NAME(scratch) *scratch) {
+  int64_t m_row = NAME(round_up)(shape->features, LANES), key_row = (m_row / LANES | 1) * LANES;
+  int64_t e_row = NAME(round_up)(shape->value_width, LANES), s_count = shape->features * shape->s_stride;
+  scratch->m_row = m_row;
+  scratch->key_row = key_row;
+  scratch->e_row = e_row;
+  scratch->waiting = (struct NAME(waiting)){.n = 0};
+  size_t total = 0;
+#define TAKE(field, count)                                                                                             \
+  do {                                                                                                                 \
+    scratch->field = (void *)(memory ? (char *)memory + total : NULL);                                                 \
+    total += ((size_t)(count) * sizeof *scratch->field + 63) / 64 * 64;                                                \
+  } while (0)
+  TAKE(key, TILE * key_row);
+  TAKE(key_columns, CAUSAL_TILE * m_row);
+  TAKE(value, (TILE + ROWS) * e_row);
+  TAKE(query, TILE * key_row);
+  TAKE(token_top, TILE);
+  TAKE(token_highest, TILE);
+  TAKE(pair, ROWS * CAUSAL_TILE);
+  TAKE(part, CAUSAL_TILE * e_row);
+  TAKE(far_top, CAUSAL_TILE);
+  TAKE(far_total, CAUSAL_TILE);
+  TAKE(spare, shape->s_stride);
+  TAKE(base, m_row);
+  TAKE(top, m_row);
+  TAKE(z, m_row);
+  TAKE(lift, MAX_PARTS * m_row);
+  TAKE(query_base, m_row);
+  TAKE(state_base, m_row);
+  TAKE(state_z, m_row);
+  TAKE(state_s, s_count);
+  TAKE(passed.exponent, shape->features);
+#undef TAKE
+  scratch->passed.s = memory ? (char *)memory + total : NULL;
+  total += (size_t)s_count * sizeof(REAL);
+  scratch->passed.z = memory ? (char *)memory + total : NULL;
+  total += (size_t)m_row * sizeof(REAL);
+  return total;
+}
+
+static size_t NAME(scratch_bytes)(const struct kernel_shape *shape) {
+  struct NAME(scratch) scratch;
+  return NAME(carve)(shape, NULL, &scratch);
+}
+
+/* ---- weights and measures ---------------------------------------------------------------------------------------- */
+
+/* W' in panels as wide as the blocks of vectors_at, [panel][D][feature], zeros past the last feature; then 1 where
+ * exponents may be long. */
+INLINE const REAL *NAME(weights_at)(const struct kernel_job *job, int64_t feature) {
+  return (const REAL *)job->weights + feature * job->shape->key_width;
+}
+
+static size_t NAME(weights_bytes)(const struct kernel_shape *shape) {
+  return (size_t)(NAME(round_up)(shape->features, LANES) * shape->key_width + 1) * sizeof(REAL);
+}
+
+static bool NAME(has_long)(const struct kernel_job *job) {
+  return *NAME(weights_at)(job, NAME(round_up)(job->shape->features, LANES)) != 0;
+}
+
+static void NAME(pack_weights)(const struct kernel_shape *shape, const double *w, double factor, void *weights) {
+  int64_t m = shape->features, width = shape->key_width;
+  double longest2 = 0;
+  REAL *next = weights;
+  for (int64_t at = 0, n; at < m; at += n) {
+    n = NAME(vectors_at)(m, at) * LANES;
+    for (int64_t d = 0; d < width; d++) {
+      for (int64_t r = at; r < at + n; r++) *next++ = r < m ? (REAL)(w[r * width + d] * factor) : 0;
+    }
+  }
+  for (int64_t r = 0; r < m; r++) {
+    double norm2 = 0;
+    for (int64_t d = 0; d < width; d++) norm2 += w[r * width + d] * w[r * width + d];
+    longest2 = norm2 > longest2 ? norm2 : longest2;
+  }
+  *next = sqrt(longest2) * LONGEST_TOKEN > LONGEST_EXPONENT / 2;
+}
+
+/* |x_i|^2 of n_rows rows. */
+INLINE void NAME(norms_of)(const int n_rows, int64_t width, const REAL *x, int64_t stride, double *norm2) {
+  WIDE sums[NORM_ROWS];
+  int64_t whole = width / WIDE_LANES * WIDE_LANES;
+  UNROLL for (int i = 0; i < n_rows; i++) sums[i] = (WIDE){0};
+  for (int64_t d = 0; d < whole; d += WIDE_LANES) {
+    UNROLL for (int i = 0; i < n_rows; i++) {
+      WIDE part = NAME(widen)(x + i * stride + d);
+      sums[i] = wide_fused(part, part, sums[i]);
+    }
+  }
+  UNROLL for (int i = 0; i < n_rows; i++) {
+    double sum = wide_total(sums[i]);
+    for (int64_t d = whole; d < width; d++) sum += (double)x[i * stride + d] * (double)x[i * stride + d];
+    norm2[i] = sum;
+  }
+}
+
+static void NAME(norms)(int64_t n, int64_t width, const void *x, int64_t stride, double *norm2) {
+  const REAL *rows = x;
+  int64_t i = 0;
+  for (; i + NORM_ROWS <= n; i += NORM_ROWS) NAME(norms_of)(NORM_ROWS, width, rows + i * stride, stride, norm2 + i);
+  for (; i < n; i++) NAME(norms_of)(1, width, rows + i * stride, stride, norm2 + i);
+}
+
+static void NAME(peaks)(int64_t n, int64_t width, const void *x, int64_t stride, void *peak) {
+  const INTS no_sign = NAME(splat_int)((INT)((REAL_BITS) ~(REAL_BITS)0 >> 1));
+  for (int64_t e = 0; e < width; e += LANES) {
+    const REAL *column = (const REAL *)x + e;
+    INTS highest = (INTS)NAME(load_first)((REAL *)peak + e, width - e);
+    if (width - e >= LANES) {
+      for (int64_t i = 0; i < n; i++) {
+        highest = NAME(larger)(highest, (INTS)NAME(load)(column + i * stride) & no_sign);
+      }
+    } else {
+      for (int64_t i = 0; i < n; i++) {
+        highest = NAME(larger)(highest, (INTS)NAME(load_first)(column + i * stride, width - e) & no_sign);
+      }
+    }
+    NAME(store_first)((REAL *)peak + e, width - e, (VEC)highest);
+  }
+}
+
+#include "kernel/body_features.h"
+#include "kernel/body_keys.h"
+#include "kernel/body_queries.h"
+#include "kernel/body_causal.h"
+
+#ifndef KERNEL_OPS
+#define KERNEL_OPS(NAME_)                                                                                              \
+  {                                                                                                                    \
+    .weights_bytes = NAME_(weights_bytes), .pack_weights = NAME_(pack_weights), .scratch_bytes = NAME_(scratch_bytes), \
+    .norms = NAME_(norms), .peaks = NAME_(peaks), .absorb = NAME_(absorb), .emit = NAME_(emit),                        \
+    .causal = NAME_(causal)                                                                                            \
+  }
+#endif

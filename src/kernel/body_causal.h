@@ -1,0 +1,245 @@
+/* Part of body.h: the causal tile. */
+
+/* key_columns[r][j] = key[j][r]: squares of LANES, transposed by zipping rows half a square apart, again and again. */
+static void NAME(transpose_keys)(int64_t n, const struct NAME(scratch) *scratch) {
+  for (int64_t j = 0; j < n; j += LANES) {
+    for (int64_t r = 0; r < scratch->m_row; r += LANES) {
+      VEC square[LANES], zipped[LANES];
+      UNROLL for (int i = 0; i < LANES; i++) square[i] = NAME(load)(scratch->key + (j + i) * scratch->key_row + r);
+      UNROLL for (int step = 1; step < LANES; step *= 2) {
+        UNROLL for (int i = 0; i < LANES / 2; i++) {
+          zipped[2 * i] = NAME(zip_low)(square[i], square[i + LANES / 2]);
+          zipped[2 * i + 1] = NAME(zip_high)(square[i], square[i + LANES / 2]);
+        }
+        UNROLL for (int i = 0; i < LANES; i++) square[i] = zipped[i];
+      }
+      UNROLL for (int i = 0; i < LANES; i++) NAME(store)(scratch->key_columns + (r + i) * CAUSAL_TILE + j, square[i]);
+    }
+  }
+}
+
+/* Whether the state can be read by queries at the exponents `base` of the tile: no row of it is much larger or smaller
+ * there than where it is kept. */
+static bool NAME(is_near)(const struct kernel_job *job, const struct kernel_sum *state,
+                          const struct NAME(scratch) *scratch) {
+  int64_t m = job->shape->features;
+  INTS apart = NAME(splat_int)(0);
+  for (int64_t r = 0; r < m; r += LANES) {
+    INTS base = NAME(load_ints)(scratch->base + r);
+    INTS difference = NAME(load_exponents)(state->exponent + r, m - r, 0) - base;
+    if (m - r < LANES) difference = (INTS)NAME(first_of)((VEC)difference, m - r);
+    apart = NAME(larger)(apart, NAME(larger)(difference, -difference));
+  }
+  return !NAME(any_above)(apart, NAME(NEAR));
+}
+
+/* The state at the exponents `base` of the tile. */
+static void NAME(move_state)(const struct kernel_job *job, const struct kernel_sum *state,
+                             struct NAME(scratch) *scratch) {
+  int64_t m = job->shape->features, stride = job->shape->s_stride;
+  const REAL *s = state->s, *z = state->z;
+  for (int64_t r = 0; r < scratch->m_row; r++) scratch->state_z[r] = 0;
+  for (int64_t r = 0; r < m; r++) {
+    REAL factor = NAME(power_of_two)(state->exponent[r] - scratch->base[r]);
+    VEC by = NAME(splat)(factor);
+    scratch->state_z[r] = z[r] * factor;
+    for (int64_t e = 0; e < stride; e += LANES) {
+      NAME(store)(scratch->state_s + r * stride + e, NAME(load)(s + r * stride + e) * by);
+    }
+  }
+}
+
+/* Weights of keys 0 .. first + ROWS - 1 for ROWS queries, in scratch->pair: columns [at, at + n_vectors vectors). */
+INLINE void NAME(pair_block)(const int n_vectors, const struct kernel_job *job, int64_t first, int64_t at,
+                             const struct NAME(scratch) *scratch) {
+  const REAL *query[ROWS];
+  VEC sum[ROWS][COLUMNS];
+  NAME(query_rows)(scratch, first, query);
+  UNROLL for (int i = 0; i < ROWS; i++) { UNROLL for (int c = 0; c < n_vectors; c++) sum[i][c] = NAME(splat)(0); }
+  NAME(multiply)(n_vectors, 0, job->shape->features, query, 1, scratch->key_columns + at, CAUSAL_TILE, sum);
+  UNROLL for (int i = 0; i < ROWS; i++) {
+    UNROLL for (int c = 0; c < n_vectors; c++) NAME(store)(scratch->pair + i * CAUSAL_TILE + at + c * LANES, sum[i][c]);
+  }
+}
+
+/* The sum of weights of keys 0 .. i for each query i of ROWS. */
+static void NAME(pair_totals)(int64_t first, const struct NAME(scratch) *scratch, REAL total[ROWS]) {
+  for (int i = 0; i < ROWS; i++) {
+    VEC sum = NAME(splat)(0);
+    for (int64_t j = 0; j <= first + i; j += LANES) {
+      sum += NAME(first_of)(NAME(load)(scratch->pair + i * CAUSAL_TILE + j), first + i + 1 - j);
+    }
+    total[i] = NAME(total)(sum);
+  }
+}
+
+/* A row's output is own[i] times the sum over the tile's keys plus state[i] times that over the state. */
+struct NAME(factors) {
+  REAL own[ROWS], state[ROWS];
+};
+
+/* Columns [at, at + n_vectors vectors) of the outputs of ROWS queries. s: the state's rows at the tile's exponents, or
+ * NULL; part: sums over the state at exponents of their own, or NULL. */
+INLINE void NAME(causal_block)(const int n_vectors, const struct kernel_job *job, const REAL *s, const REAL *part,
+                               int64_t at, int64_t first, const struct NAME(factors) *factors,
+                               const struct NAME(scratch) *scratch, const struct NAME(target) *target) {
+  const REAL *row[ROWS], *value = scratch->value + at;
+  VEC sum[ROWS][COLUMNS];
+  UNROLL for (int i = 0; i < ROWS; i++) { UNROLL for (int c = 0; c < n_vectors; c++) sum[i][c] = NAME(splat)(0); }
+  if (s) {
+    NAME(query_rows)(scratch, first, row);
+    NAME(multiply)(n_vectors, 0, job->shape->features, row, 1, s + at, job->shape->s_stride, sum);
+  }
+  UNROLL for (int i = 0; i < ROWS; i++) row[i] = scratch->pair + i * CAUSAL_TILE;
+  NAME(multiply)(n_vectors, 0, first + 1, row, 1, value, scratch->e_row, sum);
+  UNROLL for (int j = 1; j < ROWS; j++) { /* key first + j is for the queries from there on */
+    UNROLL for (int i = j; i < ROWS; i++) {
+      VEC weight = NAME(splat)(row[i][first + j]);
+      UNROLL for (int c = 0; c < n_vectors; c++) {
+        sum[i][c] = NAME(fused)(weight, NAME(load)(value + (first + j) * scratch->e_row + c * LANES), sum[i][c]);
+      }
+    }
+  }
+  UNROLL for (int i = 0; i < ROWS; i++) {
+    if (i >= target->n) break;
+    UNROLL for (int c = 0; c < n_vectors; c++) {
+      VEC out = sum[i][c] * NAME(splat)(factors->own[i]);
+      if (part) {
+        VEC other = NAME(load)(part + (first + i) * scratch->e_row + at + c * LANES);
+        out = NAME(fused)(other, NAME(splat)(factors->state[i]), out);
+      }
+      NAME(leave)(target, i, at + c * LANES, out);
+    }
+  }
+}
+
+/* Sums of ROWS queries over the state, from features at its own exponents. */
+INLINE void NAME(state_block)(const int n_vectors, const struct kernel_job *job, const REAL *s, int64_t at,
+                              int64_t first, const struct NAME(scratch) *scratch) {
+  const REAL *query[ROWS];
+  VEC sum[ROWS][COLUMNS];
+  NAME(query_rows)(scratch, first, query);
+  UNROLL for (int i = 0; i < ROWS; i++) { UNROLL for (int c = 0; c < n_vectors; c++) sum[i][c] = NAME(splat)(0); }
+  NAME(multiply)(n_vectors, 0, job->shape->features, query, 1, s + at, job->shape->s_stride, sum);
+  UNROLL for (int i = 0; i < ROWS; i++) {
+    UNROLL for (int c = 0; c < n_vectors; c++) {
+      NAME(store)(scratch->part + (first + i) * scratch->e_row + at + c * LANES, sum[i][c]);
+    }
+  }
+}
+
+/* The state's part of n queries at its own exponents: scratch->part, far_total and far_top. */
+static void NAME(read_far_state)(const struct kernel_job *job, const struct NAME(tokens) *tokens,
+                                 const struct kernel_sum *state, struct NAME(scratch) *scratch) {
+  int64_t n = tokens->n, width = job->shape->value_width;
+  NAME(load_state)(job, state, scratch);
+  NAME(query_features)(job, tokens, scratch->state_base, scratch);
+  memcpy(scratch->far_top, scratch->token_top, (size_t)n * sizeof *scratch->far_top);
+  for (int64_t i = 0; i < n; i += ROWS) {
+    NAME(normalisers)(i, scratch->state_z, scratch, scratch->far_total + i);
+    for (int64_t at = 0, n_vectors; at < width; at += n_vectors * LANES) {
+      n_vectors = NAME(vectors_at)(width, at);
+      FOR_VECTORS(n_vectors, NAME(state_block)(N_VECTORS, job, state->s, at, i, scratch));
+    }
+  }
+}
+
+enum NAME(place) { NAME(NO_STATE), NAME(NEAR_STATE), NAME(FAR_STATE) };
+
+/* What joins the two sums of ROWS queries, each at its own exponent if the state is far. */
+static struct NAME(factors) NAME(join)(enum NAME(place) place, int64_t first, int64_t n, const REAL pairs[ROWS],
+                                       const struct NAME(scratch) *scratch) {
+  struct NAME(factors) factors = {{0}, {0}};
+  REAL near[ROWS] = {0};
+  if (place == NAME(NEAR_STATE)) NAME(normalisers)(first, scratch->state_z, scratch, near);
+  for (int64_t i = 0; i < n; i++) {
+    if (place == NAME(FAR_STATE)) {
+      int64_t above = scratch->token_top[first + i] - scratch->far_top[first + i];
+      REAL own = NAME(power_of_two)(above < 0 ? above : 0), state = NAME(power_of_two)(above > 0 ? -above : 0);
+      REAL total = own * pairs[i] + state * scratch->far_total[first + i];
+      factors.own[i] = own / total;
+      factors.state[i] = state / total;
+    } else {
+      factors.own[i] = 1 / (pairs[i] + near[i]);
+    }
+  }
+  return factors;
+}
+
+/* Outputs of queries [begin, begin + n) of one head, keys [begin, begin + n) and their values being in scratch. */
+static void NAME(causal_head)(const struct kernel_job *job, const struct kernel_queries *queries, int64_t h,
+                              int64_t begin, int64_t n, const struct kernel_sum *state, enum NAME(place) place,
+                              struct NAME(scratch) *scratch) {
+  int64_t width = job->shape->value_width;
+  struct NAME(tokens) tokens = NAME(tokens_of)(queries, h, begin, n);
+  const REAL *s = place == NAME(NEAR_STATE) ? scratch->state_s : NULL;
+  const REAL *part = place == NAME(FAR_STATE) ? scratch->part : NULL;
+  if (part) NAME(read_far_state)(job, &tokens, state, scratch);
+  NAME(query_features)(job, &tokens, scratch->query_base, scratch);
+  for (int64_t i = 0; i < n; i += ROWS) {
+    for (int64_t at = 0, n_vectors; at < i + ROWS; at += n_vectors * LANES) {
+      n_vectors = NAME(vectors_at)(i + ROWS, at);
+      FOR_VECTORS(n_vectors, NAME(pair_block)(N_VECTORS, job, i, at, scratch));
+    }
+    REAL pairs[ROWS];
+    NAME(pair_totals)(i, scratch, pairs);
+    struct NAME(target) target = NAME(target_of)(job, queries, h, begin + i, n - i);
+    struct NAME(factors) factors = NAME(join)(place, i, target.n, pairs, scratch);
+    for (int64_t at = 0, n_vectors; at < width; at += n_vectors * LANES) {
+      n_vectors = NAME(vectors_at)(width, at);
+      FOR_VECTORS(n_vectors, NAME(causal_block)(N_VECTORS, job, s, part, at, i, &factors, scratch, &target));
+    }
+  }
+}
+
+/* As many tokens from `begin` as go together; returns their end. */
+static int64_t NAME(causal_part)(const struct kernel_job *job, const struct kernel_keys *keys,
+                                 const struct kernel_queries *queries, int64_t begin, const struct kernel_sum *state,
+                                 struct kernel_sum *sum, struct NAME(scratch) *scratch) {
+  struct NAME(tokens) part = NAME(part_of)(keys, begin, keys->n);
+  int64_t n = NAME(take_keys)(job, &part, sum, scratch);
+  NAME(pack_values)(job, keys, begin, n, scratch);
+  NAME(transpose_keys)(n, scratch);
+  enum NAME(place) place = state->is_empty                      ? NAME(NO_STATE)
+                           : NAME(is_near)(job, state, scratch) ? NAME(NEAR_STATE)
+                                                                : NAME(FAR_STATE);
+  if (place == NAME(NEAR_STATE)) NAME(move_state)(job, state, scratch);
+  for (int64_t r = 0; r < scratch->m_row; r += LANES) {
+    INTS base = NAME(load_ints)(scratch->base + r);
+    NAME(store_ints)(scratch->query_base + r, base);
+  }
+  for (int64_t r = job->shape->features; r < scratch->m_row; r++) scratch->query_base[r] = -NAME(NO_FEATURE);
+  for (int64_t h = 0; h < queries->n_heads; h++) {
+    NAME(causal_head)(job, queries, h, begin, n, state, place, scratch);
+  }
+  NAME(add_part)(job, n, sum, scratch);
+  NAME(add_waiting)(job, sum, scratch);
+  return begin + n;
+}
+
+static void NAME(copy_sum)(const struct kernel_shape *shape, const struct kernel_sum *from, struct kernel_sum *to) {
+  size_t m = (size_t)shape->features;
+  to->is_empty = from->is_empty;
+  if (from->is_empty) return;
+  memcpy(to->exponent, from->exponent, m * sizeof *to->exponent);
+  memcpy(to->s, from->s, m * (size_t)shape->s_stride * sizeof(REAL));
+  memcpy(to->z, from->z, m * sizeof(REAL));
+}
+
+static void NAME(causal)(const struct kernel_job *job, const struct kernel_keys *keys,
+                         const struct kernel_queries *queries, const struct kernel_sum *state, struct kernel_sum *sum) {
+  struct NAME(scratch) scratch;
+  NAME(carve)(job->shape, job->scratch, &scratch);
+  memset(queries->is_lost, 0, (size_t)(queries->n_heads * queries->n) * sizeof *queries->is_lost);
+  const struct kernel_sum *before = state;
+  int64_t begin = 0;
+  while (begin < keys->n) {
+    int64_t end = NAME(causal_part)(job, keys, queries, begin, before, sum, &scratch);
+    if (end < keys->n) { /* what the rest of the tile comes after */
+      if (begin == 0) NAME(copy_sum)(job->shape, state, &scratch.passed);
+      NAME(absorb_range)(job, keys, begin, end, &scratch.passed, &scratch);
+      before = &scratch.passed;
+    }
+    begin = end;
+  }
+}

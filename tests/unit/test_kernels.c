@@ -1,0 +1,540 @@
+/* Every kernel against `reference`, through its table; every array between pages that cannot be touched. */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "kernel/kernel.h"
+
+enum { F32, F64, N_PRECISIONS };
+static const size_t real_bytes[] = {sizeof(float), sizeof(double)};
+/* Of sums against the sum of magnitudes, and of outputs against the largest value, at spread 1. */
+static const double tolerance[] = {2e-5, 1e-13};
+static const double ulp_of_one[] = {0x1p-23, 0x1p-52};
+
+/* ---- guarded arrays ---------------------------------------------------------------------------------------------- */
+
+enum side { AT_END, AT_START, N_SIDES }; /* which end of an array touches a page that cannot be touched */
+
+struct guarded {
+  char *pages, *data;
+  size_t total;
+};
+
+static struct guarded guarded_create(size_t bytes, enum side side) {
+  size_t page = (size_t)sysconf(_SC_PAGESIZE), inner = (bytes + page) / page * page;
+  struct guarded g = {.total = inner + 2 * page};
+  g.pages = mmap(NULL, g.total, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  assert_true(g.pages != MAP_FAILED);
+  memset(g.pages, 0xff, g.total); /* NaN, wherever something is read that nobody wrote */
+  assert_int_equal(mprotect(g.pages, page, PROT_NONE), 0);
+  assert_int_equal(mprotect(g.pages + page + inner, page, PROT_NONE), 0);
+  g.data = side == AT_START ? g.pages + page : g.pages + page + inner - bytes;
+  return g;
+}
+
+static void guarded_destroy(struct guarded *g) { munmap(g->pages, g->total); }
+
+/* ---- numbers ----------------------------------------------------------------------------------------------------- */
+
+static uint64_t random_state;
+
+static double uniform(void) { /* SplitMix64 */
+  uint64_t x = random_state += UINT64_C(0x9e3779b97f4a7c15);
+  x = (x ^ (x >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
+  x = (x ^ (x >> 27)) * UINT64_C(0x94d049bb133111eb);
+  return (double)((x ^ (x >> 31)) >> 11) * 0x1p-53;
+}
+
+static double normal(void) { return sqrt(-2 * log(1 - uniform())) * cos(6.283185307179586477 * uniform()); }
+
+static double get(int precision, const void *x, int64_t i) {
+  return precision == F64 ? ((const double *)x)[i] : (double)((const float *)x)[i];
+}
+
+static void set(int precision, void *x, int64_t i, double value) {
+  if (precision == F64) {
+    ((double *)x)[i] = value;
+  } else {
+    ((float *)x)[i] = (float)value;
+  }
+}
+
+/* Rows of normal deviates at a stride, the last ending where the array does. */
+static struct guarded random_rows(int precision, int64_t n, int64_t width, int64_t stride, double spread,
+                                  enum side side) {
+  struct guarded g = guarded_create((size_t)((n - 1) * stride + width) * real_bytes[precision], side);
+  for (int64_t i = 0; i < (n - 1) * stride + width; i++) set(precision, g.data, i, spread * normal());
+  return g;
+}
+
+/* ---- a problem of one tile or several ---------------------------------------------------------------------------- */
+
+struct problem {
+  int precision;
+  enum side side;
+  struct kernel_shape shape;
+  int64_t n, n_heads, k_stride, v_stride, q_head_stride;
+  bool is_scaled;
+  double spread;
+  double *w, factor;
+  double *half_norm;
+  struct guarded k, v, q, v_scale, out_scale;
+};
+
+static struct problem problem_create(int precision, enum side side, int64_t d, int64_t e, int64_t m, int64_t n,
+                                     double spread) {
+  struct problem p = {.precision = precision,
+                      .side = side,
+                      .shape = {d, e, m, (e + 15) / 16 * 16},
+                      .n = n,
+                      .n_heads = 1 + (d + m) % 2,
+                      .k_stride = d + n % 3,
+                      .v_stride = e + (n + 1) % 3,
+                      .is_scaled = (e + n) % 2 == 1,
+                      .spread = spread};
+  random_state = (uint64_t)(((precision * 300 + d) * 300 + e) * 300 + m) * 1000 + (uint64_t)n;
+  p.q_head_stride = n * p.k_stride + 5;
+  double scale = 1 / sqrt((double)d);
+  p.factor = sqrt(scale) / log(2);
+  p.w = calloc((size_t)(m * d), sizeof *p.w);
+  for (int64_t i = 0; i < m * d; i++) p.w[i] = precision == F64 ? normal() : (double)(float)normal();
+  p.k = random_rows(precision, n, d, p.k_stride, spread, side);
+  p.v = random_rows(precision, n, e, p.v_stride, 1, side);
+  p.q = random_rows(precision, 1, (p.n_heads - 1) * p.q_head_stride + (n - 1) * p.k_stride + d, 0, spread, side);
+  p.v_scale = random_rows(precision, 1, e, 0, 1, side);
+  p.out_scale = random_rows(precision, 1, e, 0, 1, side);
+  for (int64_t i = 0; i < e; i++) {
+    set(precision, p.v_scale.data, i, ldexp(1, (int)(i % 5) - 2));
+    set(precision, p.out_scale.data, i, ldexp(1, 2 - (int)(i % 5)));
+  }
+  p.half_norm = calloc((size_t)n, sizeof *p.half_norm);
+  for (int64_t i = 0; i < n; i++) {
+    for (int64_t c = 0; c < d; c++) p.half_norm[i] += pow(get(precision, p.k.data, i * p.k_stride + c), 2);
+    p.half_norm[i] *= scale / (2 * log(2));
+  }
+  return p;
+}
+
+static void problem_destroy(struct problem *p) {
+  free(p->w);
+  free(p->half_norm);
+  guarded_destroy(&p->k);
+  guarded_destroy(&p->v);
+  guarded_destroy(&p->q);
+  guarded_destroy(&p->v_scale);
+  guarded_destroy(&p->out_scale);
+}
+
+/* A kernel at work on a problem. */
+struct work {
+  const struct kernel *kernel;
+  const struct kernel_ops *ops;
+  const struct problem *problem;
+  struct guarded weights, scratch, exponent, s, z, out, is_lost, half_norm;
+  struct kernel_job job;
+  struct kernel_sum sum;
+};
+
+static struct kernel_sum sum_of(const struct work *work) {
+  return (struct kernel_sum){(int32_t *)(void *)work->exponent.data, work->s.data, work->z.data, true};
+}
+
+static void work_create(const struct kernel *kernel, const struct problem *p, struct work *w) {
+  size_t bytes = real_bytes[p->precision], m = (size_t)p->shape.features;
+  *w = (struct work){.kernel = kernel, .ops = &kernel->real[p->precision], .problem = p};
+  w->weights = guarded_create(w->ops->weights_bytes(&p->shape), p->side);
+  w->scratch = guarded_create(w->ops->scratch_bytes(&p->shape), p->side);
+  w->exponent = guarded_create(m * sizeof(int32_t), p->side);
+  w->s = guarded_create(m * (size_t)p->shape.s_stride * bytes, p->side);
+  w->z = guarded_create(m * bytes, p->side);
+  w->out = guarded_create((size_t)(p->n_heads * p->n * p->shape.value_width) * bytes, p->side);
+  w->is_lost = guarded_create((size_t)(p->n_heads * p->n) * sizeof(bool), p->side);
+  w->half_norm = guarded_create((size_t)p->n * sizeof(double), p->side);
+  memcpy(w->half_norm.data, p->half_norm, (size_t)p->n * sizeof(double));
+  w->ops->pack_weights(&p->shape, p->w, p->factor, w->weights.data);
+  w->job = (struct kernel_job){&p->shape, w->weights.data, w->scratch.data};
+  w->sum = sum_of(w);
+}
+
+static void work_destroy(struct work *w) {
+  struct guarded *all[] = {&w->weights, &w->scratch, &w->exponent, &w->s, &w->z, &w->out, &w->is_lost, &w->half_norm};
+  for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) guarded_destroy(all[i]);
+}
+
+static struct kernel_keys keys_at(const struct work *w, int64_t t, int64_t n) {
+  const struct problem *p = w->problem;
+  size_t bytes = real_bytes[p->precision];
+  return (struct kernel_keys){.n = n,
+                              .k = p->k.data + (size_t)(t * p->k_stride) * bytes,
+                              .k_stride = p->k_stride,
+                              .v = p->v.data + (size_t)(t * p->v_stride) * bytes,
+                              .v_stride = p->v_stride,
+                              .half_norm = (const double *)(const void *)w->half_norm.data + t,
+                              .v_scale = p->is_scaled ? p->v_scale.data : NULL};
+}
+
+static struct kernel_queries queries_at(const struct work *w, int64_t t, int64_t n, bool *is_lost) {
+  const struct problem *p = w->problem;
+  size_t bytes = real_bytes[p->precision];
+  return (struct kernel_queries){.n = n,
+                                 .n_heads = p->n_heads,
+                                 .q = p->q.data + (size_t)(t * p->k_stride) * bytes,
+                                 .q_head_stride = p->q_head_stride,
+                                 .q_stride = p->k_stride,
+                                 .out = w->out.data + (size_t)(t * p->shape.value_width) * bytes,
+                                 .out_head_stride = p->n * p->shape.value_width,
+                                 .out_stride = p->shape.value_width,
+                                 .out_scale = p->is_scaled ? p->out_scale.data : NULL,
+                                 .is_lost = is_lost};
+}
+
+static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+/* Keys [begin, end) into the sum. */
+static void absorb(struct work *w, int64_t begin, int64_t end) {
+  for (int64_t t = begin; t < end; t += w->kernel->tile_tokens) {
+    struct kernel_keys keys = keys_at(w, t, smaller(w->kernel->tile_tokens, end - t));
+    w->ops->absorb(&w->job, &keys, &w->sum);
+  }
+}
+
+static void emit(struct work *w) {
+  int64_t n = w->problem->n;
+  for (int64_t t = 0; t < n; t += w->kernel->tile_tokens) {
+    struct kernel_queries queries = queries_at(w, t, smaller(w->kernel->tile_tokens, n - t), NULL);
+    w->ops->emit(&w->job, &queries, &w->sum);
+  }
+}
+
+/* Causal over tokens [begin, end), from what is in the sum; is_lost of rows of the whole output. */
+static void causal(struct work *w, int64_t begin, int64_t end) {
+  const struct problem *p = w->problem;
+  int64_t tile = w->kernel->causal_tokens, m = p->shape.features;
+  size_t bytes = real_bytes[p->precision];
+  struct guarded exponent = guarded_create((size_t)m * sizeof(int32_t), p->side);
+  struct guarded s = guarded_create((size_t)(m * p->shape.s_stride) * bytes, p->side);
+  struct guarded z = guarded_create((size_t)m * bytes, p->side);
+  struct kernel_sum before = {(int32_t *)(void *)exponent.data, s.data, z.data, true};
+  for (int64_t t = begin; t < end; t += tile) {
+    int64_t n = smaller(tile, end - t);
+    before.is_empty = w->sum.is_empty;
+    if (!before.is_empty) {
+      memcpy(before.exponent, w->sum.exponent, (size_t)m * sizeof(int32_t));
+      memcpy(before.s, w->sum.s, (size_t)(m * p->shape.s_stride) * bytes);
+      memcpy(before.z, w->sum.z, (size_t)m * bytes);
+    }
+    struct guarded lost = guarded_create((size_t)(p->n_heads * n) * sizeof(bool), p->side);
+    memset(lost.data, 1, (size_t)(p->n_heads * n) * sizeof(bool));
+    struct kernel_keys keys = keys_at(w, t, n);
+    struct kernel_queries queries = queries_at(w, t, n, (bool *)lost.data);
+    w->ops->causal(&w->job, &keys, &queries, &before, &w->sum);
+    for (int64_t h = 0; h < p->n_heads; h++) {
+      memcpy(w->is_lost.data + h * p->n + t, lost.data + h * n, (size_t)n * sizeof(bool));
+    }
+    guarded_destroy(&lost);
+  }
+  guarded_destroy(&exponent);
+  guarded_destroy(&s);
+  guarded_destroy(&z);
+}
+
+/* ---- comparisons ------------------------------------------------------------------------------------------------- */
+
+static void check(bool is_right, const struct work *w, const char *what, double error) {
+  if (is_right) return;
+  const struct problem *p = w->problem;
+  fail_msg("%s f%d D=%lld E=%lld M=%lld n=%lld: %s off by %.3g", w->kernel->name, p->precision == F64 ? 64 : 32,
+           (long long)p->shape.key_width, (long long)p->shape.value_width, (long long)p->shape.features,
+           (long long)p->n, what, error);
+}
+
+/* The rounding of l is an error of the feature, and l grows with the square of the spread. */
+static double limit_of(const struct problem *p) { return tolerance[p->precision] * fmax(1, p->spread * p->spread); }
+
+static void compare_sums(const struct work *w, const struct work *reference) {
+  const struct problem *p = w->problem;
+  double worst = 0;
+  for (int64_t r = 0; r < p->shape.features; r++) {
+    int apart = w->sum.exponent[r] - reference->sum.exponent[r]; /* 1 where l rounds to the other side of a half */
+    check(abs(apart) <= 1, w, "exponent", apart);
+    double total = get(p->precision, reference->sum.z, r);
+    double error = fabs(ldexp(get(p->precision, w->sum.z, r), apart) - total) / total;
+    worst = error <= worst ? worst : error;
+    for (int64_t e = 0; e < p->shape.value_width; e++) {
+      int64_t i = r * p->shape.s_stride + e;
+      double unit = p->is_scaled ? get(p->precision, p->v_scale.data, e) : 1;
+      error =
+          fabs(ldexp(get(p->precision, w->sum.s, i), apart) - get(p->precision, reference->sum.s, i)) / total / unit;
+      worst = error <= worst ? worst : error;
+    }
+  }
+  check(worst <= limit_of(p), w, "sum", worst);
+}
+
+static void compare_outputs(const struct work *w, const struct work *reference, bool is_causal) {
+  const struct problem *p = w->problem;
+  double worst = 0;
+  for (int64_t i = 0; i < p->n_heads * p->n; i++) {
+    if (is_causal && (((bool *)w->is_lost.data)[i] || ((bool *)reference->is_lost.data)[i])) continue;
+    for (int64_t e = 0; e < p->shape.value_width; e++) {
+      double error = fabs(get(p->precision, w->out.data, i * p->shape.value_width + e) -
+                          get(p->precision, reference->out.data, i * p->shape.value_width + e));
+      worst = error <= worst ? worst : error;
+    }
+  }
+  check(worst <= limit_of(p), w, is_causal ? "causal output" : "output", worst);
+}
+
+static void check_same_sums(const struct work *a, const struct work *b) {
+  const struct problem *p = a->problem;
+  size_t bytes = real_bytes[p->precision];
+  for (int64_t r = 0; r < p->shape.features; r++) {
+    size_t s = (size_t)(r * p->shape.s_stride) * bytes, z = (size_t)r * bytes;
+    bool is_same = a->sum.exponent[r] == b->sum.exponent[r] &&
+                   memcmp((char *)a->sum.z + z, (char *)b->sum.z + z, bytes) == 0 &&
+                   memcmp((char *)a->sum.s + s, (char *)b->sum.s + s, (size_t)p->shape.value_width * bytes) == 0;
+    check(is_same, a, "bits of a sum, absorbed and causal; row", (double)r);
+  }
+}
+
+/* Everything that a kernel does to a problem. */
+static void compare_problem(const struct kernel *kernel, const struct problem *p) {
+  struct work ours, reference, split;
+  work_create(kernel, p, &ours);
+  work_create(&kernel_reference, p, &reference);
+  work_create(kernel, p, &split);
+  absorb(&ours, 0, p->n);
+  absorb(&reference, 0, p->n);
+  compare_sums(&ours, &reference);
+  emit(&ours);
+  emit(&reference);
+  compare_outputs(&ours, &reference, false);
+  split.sum.is_empty = reference.sum.is_empty = true;
+  causal(&split, 0, p->n);
+  causal(&reference, 0, p->n);
+  compare_outputs(&split, &reference, true);
+  check_same_sums(&ours, &split);
+  work_destroy(&ours);
+  work_destroy(&reference);
+  work_destroy(&split);
+}
+
+/* Calls `test` for every kernel of this machine but the reference, in both precisions. */
+static void for_each_kernel(void (*test)(const struct kernel *kernel, int precision)) {
+  for (int i = 0; kernel_at(i) != NULL; i++) {
+    const struct kernel *kernel = kernel_at(i);
+    for (int precision = 0; precision < N_PRECISIONS; precision++) {
+      if (kernel->is_supported() && kernel->real[precision].absorb != NULL) test(kernel, precision);
+    }
+  }
+}
+
+/* ---- tests ------------------------------------------------------------------------------------------------------- */
+
+static const int64_t widths[] = {1, 3, 7, 16, 17, 31, 32, 64, 65, 100, 128, 160, 192, 266};
+enum { N_WIDTHS = sizeof widths / sizeof widths[0] };
+
+static void agrees_at_every_width_of(const struct kernel *kernel, int precision) {
+  for (int i = 0; i < 3 * N_WIDTHS; i++) {
+    int64_t d = widths[i % N_WIDTHS], e = widths[(3 * i + 5) % N_WIDTHS], m = widths[(5 * i + i / N_WIDTHS) % N_WIDTHS];
+    int64_t n = i % 4 == 0 ? kernel->tile_tokens : i % 4 == 1 ? 2 * kernel->causal_tokens + 1 : 1 + 7 * i % 60;
+    struct problem p = problem_create(precision, i % 2 ? AT_START : AT_END, d, e, m, n, 1);
+    compare_problem(kernel, &p);
+    problem_destroy(&p);
+  }
+}
+
+static void agrees_at_every_length_of(const struct kernel *kernel, int precision) {
+  for (int64_t n = 1; n <= kernel->tile_tokens; n++) {
+    struct problem p = problem_create(precision, n % 2 ? AT_START : AT_END, 5, 19, 35, n, 1);
+    compare_problem(kernel, &p);
+    problem_destroy(&p);
+  }
+}
+
+/* Exponents that differ by hundreds: parts of tiles, states far away, guesses that are corrected. */
+static void agrees_at_every_spread_of(const struct kernel *kernel, int precision) {
+  static const double spreads[] = {0, 0.1, 2, 4, 8, 16, 64};
+  for (int i = 0; i < (int)(sizeof spreads / sizeof spreads[0]); i++) {
+    struct problem p = problem_create(precision, AT_END, 16, 33, 70, 3 * kernel->tile_tokens - 5, spreads[i]);
+    compare_problem(kernel, &p);
+    problem_destroy(&p);
+  }
+}
+
+/* Bits of sums and outputs that must not depend on how the tokens come: where the exponents are wild. */
+static void keeps_its_bits_of(const struct kernel *kernel, int precision) {
+  static const double spreads[] = {1, 4, 16, 64, 256};
+  for (int i = 0; i < (int)(sizeof spreads / sizeof spreads[0]); i++) {
+    int64_t n = kernel->tile_tokens + kernel->causal_tokens / 2 + 1, cut = n - kernel->causal_tokens / 4;
+    struct problem p = problem_create(precision, AT_END, 16, 33, 70, n, spreads[i]);
+    struct work whole, absorbed, shorter;
+    work_create(kernel, &p, &whole);
+    work_create(kernel, &p, &absorbed);
+    work_create(kernel, &p, &shorter);
+    causal(&whole, 0, n);
+    absorb(&absorbed, 0, n);
+    check_same_sums(&absorbed, &whole);
+    causal(&shorter, 0, cut);
+    for (int64_t h = 0; h < p.n_heads; h++) {
+      for (int64_t t = 0; t < cut; t++) {
+        size_t bytes = (size_t)p.shape.value_width * real_bytes[precision];
+        size_t at = (size_t)(h * n + t) * bytes;
+        bool is_lost = ((bool *)whole.is_lost.data)[h * n + t];
+        check(is_lost == ((bool *)shorter.is_lost.data)[h * n + t], &whole,
+              "loss of a row, with later tokens and without;"
+              " token",
+              (double)t);
+        check(is_lost || memcmp(whole.out.data + at, shorter.out.data + at, bytes) == 0, &whole,
+              "bits of an output, with later tokens and without; token", (double)t);
+        for (int64_t e = 0; e < p.shape.value_width && !is_lost; e++) {
+          check(isfinite(get(precision, whole.out.data, (h * n + t) * p.shape.value_width + e)), &whole, "output", NAN);
+        }
+      }
+    }
+    work_destroy(&whole);
+    work_destroy(&absorbed);
+    work_destroy(&shorter);
+    problem_destroy(&p);
+  }
+}
+
+/* z 2^exponent of one key whose l_r = w_r is given. */
+static void exponentials(const struct kernel *kernel, int precision, int64_t m, const double *l, double *fraction,
+                         int32_t *exponent) {
+  struct problem p = problem_create(precision, AT_END, 1, 1, m, 1, 1);
+  memcpy(p.w, l, (size_t)m * sizeof *l);
+  p.factor = 1;
+  set(precision, p.k.data, 0, 1);
+  p.half_norm[0] = 0;
+  struct work w;
+  work_create(kernel, &p, &w);
+  absorb(&w, 0, 1);
+  for (int64_t r = 0; r < m; r++) {
+    fraction[r] = get(precision, w.sum.z, r);
+    exponent[r] = w.sum.exponent[r];
+  }
+  work_destroy(&w);
+  problem_destroy(&p);
+}
+
+static void exponential_is_accurate_of(const struct kernel *kernel, int precision) {
+  enum { M = 4096, N_RANGES = 6 };
+  static const double ranges[N_RANGES] = {0.5, 1, 30, 900, 100000, 4000000};
+  double *l = calloc(M, sizeof *l), *fraction = calloc(M, sizeof *fraction);
+  int32_t *exponent = calloc(M, sizeof *exponent);
+  double worst = 0;
+  for (int i = 0; i < N_RANGES; i++) {
+    for (int r = 0; r < M; r++) {
+      double x = ranges[i] * (2 * uniform() - 1);
+      l[r] = r % 8 == 0 ? rint(x) : precision == F64 ? x : (double)(float)x;
+    }
+    exponentials(kernel, precision, M, l, fraction, exponent);
+    for (int r = 0; r < M; r++) {
+      long double exact = exp2l((long double)l[r] - exponent[r]);
+      double ulp = ulp_of_one[precision] * (exact < 1 ? 0.5 : 1), error = (double)fabsl(fraction[r] - exact) / ulp;
+      if (r % 8 == 0) assert_true(fraction[r] == 1 && exponent[r] == (int32_t)l[r]);
+      assert_true(fabs(l[r] - exponent[r]) <= 0.5);
+      worst = error <= worst ? worst : error;
+    }
+  }
+  printf("%s f%d: exponential within %.2f ulp\n", kernel->name, precision == F64 ? 64 : 32, worst);
+  assert_true(worst <= 2);
+  free(l);
+  free(fraction);
+  free(exponent);
+}
+
+/* 2^(x + n) has the fraction of 2^x, for x with bits to spare. */
+static void exponential_knows_no_shift_of(const struct kernel *kernel, int precision) {
+  enum { M = 1024 };
+  double l[M], fraction[2][M];
+  int32_t exponent[2][M];
+  for (int shift = 0; shift <= 3000; shift += 1500) {
+    for (int r = 0; r < M; r++) l[r] = (r + 0.5) / M - 0.5 + shift;
+    exponentials(kernel, precision, M, l, fraction[shift > 0], exponent[shift > 0]);
+    for (int r = 0; r < M; r++) {
+      assert_true(fraction[shift > 0][r] == fraction[0][r] && exponent[shift > 0][r] == exponent[0][r] + shift);
+    }
+  }
+}
+
+/* The longest rows of W that a plan accepts with the longest token. */
+static void long_exponents_are_kept_of(const struct kernel *kernel, int precision) {
+  enum { M = 33 };
+  double l[M], fraction[M];
+  int32_t exponent[M];
+  for (int r = 0; r < M; r++) l[r] = (r - M / 2) * 0x1p24;
+  exponentials(kernel, precision, M, l, fraction, exponent);
+  for (int r = 0; r < M; r++) assert_true(fraction[r] == 1 && exponent[r] == (int32_t)l[r]);
+}
+
+static void measures_of(const struct kernel *kernel, int precision) {
+  const struct kernel_ops *ops = &kernel->real[precision];
+  for (int i = 0; i < N_WIDTHS; i++) {
+    for (int64_t n = 1; n < 12; n++) {
+      int64_t width = widths[i], stride = width + n % 2;
+      struct guarded x = random_rows(precision, n, width, stride, 10, n % 3 ? AT_END : AT_START);
+      struct guarded norm2 = guarded_create((size_t)n * sizeof(double), AT_END);
+      struct guarded peak = guarded_create((size_t)width * real_bytes[precision], AT_END);
+      memset(peak.data, 0, (size_t)width * real_bytes[precision]);
+      if (n == 7) set(precision, x.data, 3 * stride + width / 2, -INFINITY);
+      if (n == 8) set(precision, x.data, 7 * stride + width - 1, NAN);
+      ops->norms(n, width, x.data, stride, (double *)(void *)norm2.data);
+      ops->peaks(n, width, x.data, stride, peak.data);
+      for (int64_t t = 0; t < n; t++) {
+        double sum = 0, got = ((double *)(void *)norm2.data)[t];
+        for (int64_t d = 0; d < width; d++) sum += pow(get(precision, x.data, t * stride + d), 2);
+        assert_true(isfinite(sum) ? fabs(got - sum) <= 1e-14 * sum : !isfinite(got));
+      }
+      for (int64_t d = 0; d < width; d++) {
+        double highest = 0, got = get(precision, peak.data, d);
+        for (int64_t t = 0; t < n; t++) {
+          double magnitude = fabs(get(precision, x.data, t * stride + d));
+          highest = isnan(magnitude) || magnitude > highest ? magnitude : highest;
+        }
+        assert_true(isnan(highest) ? isnan(got) : got == highest);
+      }
+      guarded_destroy(&x);
+      guarded_destroy(&norm2);
+      guarded_destroy(&peak);
+    }
+  }
+}
+
+#define TEST(name)                                                                                                     \
+  static void name(void **state) {                                                                                     \
+    (void)state;                                                                                                       \
+    for_each_kernel(name##_of);                                                                                        \
+  }
+TEST(agrees_at_every_width)
+TEST(agrees_at_every_length)
+TEST(agrees_at_every_spread)
+TEST(keeps_its_bits)
+TEST(exponential_is_accurate)
+TEST(exponential_knows_no_shift)
+TEST(long_exponents_are_kept)
+TEST(measures)
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(measures),
+      cmocka_unit_test(exponential_is_accurate),
+      cmocka_unit_test(exponential_knows_no_shift),
+      cmocka_unit_test(long_exponents_are_kept),
+      cmocka_unit_test(agrees_at_every_length),
+      cmocka_unit_test(agrees_at_every_width),
+      cmocka_unit_test(agrees_at_every_spread),
+      cmocka_unit_test(keeps_its_bits),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
