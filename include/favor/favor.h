@@ -109,10 +109,10 @@ struct favor_problem {
   enum favor_map map;
   int64_t features; /* M >= 1 */
   enum favor_projection projection;
-  enum favor_row_norm row_norm;
+  enum favor_row_norm row_norm; /* of every row; iid Gaussian rows are those of chi, sqrt gives them one length */
   bool has_projection_per_head; /* one projection for each key head (shared over the batch) */
   uint64_t seed, layer, redraw; /* the projection is a function of these and of the key head */
-  double scale;                 /* of the logits; 0: D^-1/2; else > 0 */
+  double scale;                 /* of the logits; 0: D^-1/2; else from 1e-30 to 1e30 */
   /* A projection to use instead of a drawn one: [M][D], or [G][M][D] with has_projection_per_head. Read on rank 0
    * only, copied (and rounded to float in f32); NULL: draw. */
   const double *projection_data;
@@ -135,7 +135,8 @@ struct favor_plan;
 
 /* Collective. Checks the problem, chooses grid, kernel and schedule, draws and broadcasts the projection, allocates and
  * touches all memory that execution needs. The problem must be the same on every rank but for `threads` and
- * projection_data. Errors: FAVOR_EUSAGE, FAVOR_EDATA (segments, projection values), FAVOR_ENOMEM, FAVOR_EMPI.
+ * projection_data. Errors: FAVOR_EUSAGE, FAVOR_EDATA (segments, projection values), FAVOR_ENOMEM, FAVOR_EINTERNAL
+ * (LAPACK), FAVOR_EMPI. Sets OpenBLAS to one thread for the whole process: tiles are too small to share.
  * On failure *plan is NULL. The plan keeps using the context, which must outlive it. */
 FAVOR_API enum favor_status favor_plan_create(struct favor_context *context, const struct favor_problem *problem,
                                               struct favor_plan **plan);

@@ -107,7 +107,7 @@ struct favor_output_spec {
   int n_attributes;
 };
 
-/* Collective. Rank 0 lays out PATH.part (contiguous datasets, space reserved), every rank opens it.
+/* Collective. Rank 0 lays out PATH.favor-part (contiguous datasets, space reserved), every rank opens it.
  * Errors: FAVOR_ECREATE (exists, no directory, no permission, no space), FAVOR_EUSAGE (no shape of a tensor, or ranks ask
  * for different files), FAVOR_ENOMEM. On failure *file is NULL and no temporary file is left. */
 FAVOR_API enum favor_status favor_output_create(struct favor_context *context, const struct favor_output_spec *spec,

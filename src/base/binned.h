@@ -56,7 +56,7 @@ void binned_raise(struct binned_row *row, int32_t exponent);
 /* into += from, row by row: the associative merge. */
 void binned_merge(const void *from, void *into, int64_t n_rows);
 
-/* x[e] = the element's value times 2^-(shift + column_shift[e]), rounded once to double; 0 where nothing was added. */
+/* x[e] = the element's value times 2^-(shift + column_shift[e]), rounded to double; 0 where nothing was added. */
 void binned_value(const struct binned_row *row, int64_t first, int64_t n, int64_t shift, const int32_t *column_shift,
                   double *x);
 

@@ -447,11 +447,11 @@ static void judge_row(const struct check *check, int64_t row, int64_t head, cons
   for (int64_t e = 0; e < width; e++) {
     const double beyond = distance_beyond_rounding(out[e], definition[e], type);
     const double from_exact = isfinite(out[e]) ? out[e] - exact[e] : INFINITY, from_mean = mean[e] - exact[e];
-    sums->definition += definition[e] * definition[e];
-    sums->definition_error += beyond * beyond;
-    sums->exact += exact[e] * exact[e];
-    sums->exact_error += from_exact * from_exact;
-    sums->mean_error += from_mean * from_mean;
+    sums->definition += (long double)definition[e] * definition[e];
+    sums->definition_error += (long double)beyond * beyond;
+    sums->exact += (long double)exact[e] * exact[e];
+    sums->exact_error += (long double)from_exact * from_exact;
+    sums->mean_error += (long double)from_mean * from_mean;
   }
 }
 
@@ -462,11 +462,11 @@ void check_judge(const struct check *check, int64_t head, const double *out, str
   out += head * problem->value_width;
   *judged = (struct check_head){0};
   for (int64_t i = 0; i < problem->n_rows; i++) judge_row(check, i, head, out + i * row_stride, type, judged);
-  const double mean_square = judged->definition / (double)problem->n_rows;
+  const long double mean_square = judged->definition / (long double)problem->n_rows;
   for (int64_t i = 0; i < problem->n_rows; i++) {
     struct check_head row = {0};
     judge_row(check, i, head, out + i * row_stride, type, &row);
-    const double error = check_ratio(row.definition_error, fmax(row.definition, mean_square));
+    const double error = check_ratio(row.definition_error, fmaxl(row.definition, mean_square));
     if (error > judged->worst_error) {
       judged->worst_error = error;
       judged->worst_row = i;
@@ -474,7 +474,7 @@ void check_judge(const struct check *check, int64_t head, const double *out, str
   }
 }
 
-double check_ratio(double error, double reference) {
+double check_ratio(long double error, long double reference) {
   if (!isfinite(error) || !isfinite(reference)) return INFINITY;
-  return error == 0.0 ? 0.0 : sqrt(error / reference);
+  return error == 0 ? 0.0 : (double)sqrtl(error / reference);
 }

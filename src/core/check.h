@@ -80,10 +80,11 @@ struct check_type {
 };
 
 /* Sums of squares over the sampled rows of one query head. Infinite where an output is NaN or infinite. */
+/* Squares of doubles leave the range of double: hence long double. */
 struct check_head {
-  double definition, definition_error; /* |def|^2 and |out - def|^2 beyond rounding, see check_judge */
-  double exact, exact_error;           /* |exact|^2, |out - exact|^2 */
-  double mean_error;                   /* |mean - exact|^2 */
+  long double definition, definition_error; /* |def|^2 and |out - def|^2 beyond rounding, see check_judge */
+  long double exact, exact_error;           /* |exact|^2, |out - exact|^2 */
+  long double mean_error;                   /* |mean - exact|^2 */
   int64_t worst_row;
   double worst_error; /* of that row: |out - def| / max(|def|, root mean square of |def| over the head's rows) */
 };
@@ -95,6 +96,6 @@ void check_judge(const struct check *check, int64_t head, const double *out, str
 
 /* The relative error that two sums of squares make: 0 where the error is 0, infinite where either is no finite number.
  */
-double check_ratio(double error, double reference);
+double check_ratio(long double error, long double reference);
 
 #endif

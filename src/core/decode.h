@@ -4,7 +4,9 @@
 
 #include "core/worker.h"
 
-/* S_re = s[r][e] 2^exponent[r], z_r = z[r] 2^exponent[r]; exponent BINNED_NONE where no key was taken. */
+/* Values are kept times 2^-DECODE_SHIFT, so that sums of the largest stay finite. S_re = s[r][e] 2^(exponent[r] +
+ * DECODE_SHIFT), z_r = z[r] 2^exponent[r]; exponent BINNED_NONE where no key was taken. */
+enum { DECODE_SHIFT = 64 };
 struct decode_state {
   int32_t *exponent; /* [M] */
   double *s, *z;     /* [M][E], [M] */

@@ -8,7 +8,7 @@
  * nothing to compare; then on every rank). One MPI_Allreduce(MAX) of three words finds the worst code, the lowest rank
  * that has it, and whether digests differ. All ranks return the same status; on failure context->message is the same
  * text everywhere, and the pending error is forgotten. A digest that differs is FAVOR_EUSAGE with a text that names
- * `what`, e.g. "the ranks were given different problems". Where MPI itself fails: FAVOR_EMPI, context dead. */
+ * `what`, what the ranks were given different ..., e.g. "problems". Where MPI itself fails: FAVOR_EMPI, context dead. */
 enum favor_status dist_agree(struct favor_context *context, enum dist_site site, uint64_t digest, const char *what);
 
 /* Collective: bytes from rank 0 to all, any 64-bit count. Records FAVOR_EMPI on failure and returns it. */

@@ -52,12 +52,12 @@ static bool is_shape_valid(const struct favor_tensor_shape *shape) {
 
 /* Copies the specification into the file. False without memory. */
 static bool copy_spec(struct favor_output_file *file, const struct favor_output_spec *spec) {
-  size_t path_bytes = strlen(spec->path) + sizeof ".part";
+  size_t path_bytes = strlen(spec->path) + sizeof OUTPUT_PART_SUFFIX;
   file->path = strdup(spec->path);
   file->part = malloc(path_bytes);
   file->tensors = calloc((size_t)spec->n_tensors + 1, sizeof *file->tensors);
   if (!file->path || !file->part || !file->tensors) return false;
-  snprintf(file->part, path_bytes, "%s.part", spec->path);
+  snprintf(file->part, path_bytes, "%s" OUTPUT_PART_SUFFIX, spec->path);
   file->is_overwrite = spec->is_overwrite;
   file->n_tensors = spec->n_tensors;
   file->buffer_bytes = BUFFER_BYTES;

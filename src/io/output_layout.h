@@ -4,6 +4,9 @@
 
 #include <favor/favor_io.h>
 
+/* The temporary beside PATH: a name that nobody else gives a file, as what stands under it is replaced. */
+#define OUTPUT_PART_SUFFIX ".favor-part"
+
 /* Local, no MPI call. Refuses what cannot be created, then makes the file `part` anew: small datasets and attributes
  * written, space for the tensors reserved. offsets[spec->n_tensors] gets where each tensor starts in the file.
  * Records FAVOR_ECREATE (and FAVOR_EIO where the reason is not the caller's) and returns it; then nothing is left. */

@@ -230,7 +230,7 @@ enum favor_status favor_tensor_open(struct favor_context *context, const char *p
   digest = dist_digest(digest, name, strlen(name) + 1);
   digest = dist_digest(digest, &layout, sizeof layout);
   enum favor_status status =
-      dist_agree(context, DIST_SITE_TENSOR_OPEN, digest, "the ranks were told to open different tensors");
+      dist_agree(context, DIST_SITE_TENSOR_OPEN, digest, "tensors to open");
   if (status == FAVOR_OK) status = agree_on_shape(opened);
   if (status != FAVOR_OK) favor_tensor_close(&opened);
   *tensor = opened;

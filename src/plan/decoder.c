@@ -84,7 +84,7 @@ enum favor_status favor_decoder_load(struct favor_decoder *decoder, int64_t kv_h
                      "the bytes given for key head %lld are no state of this shape", (long long)kv_head);
   }
   struct decode_state *state = &decoder->states[unit];
-  favor_state_decode(bytes, state->exponent, state->s, state->z);
+  export_decode(bytes, DECODE_SHIFT, state->exponent, state->s, state->z);
   return FAVOR_OK;
 }
 
@@ -100,7 +100,7 @@ enum favor_status favor_decoder_save(const struct favor_decoder *decoder, int64_
     if (state->exponent[r] == BINNED_NONE) continue;
     struct binned_row *row = binned_row_at(rows, plan->engine.row_bytes, r);
     binned_raise(row, state->exponent[r]);
-    binned_deposit(row, 0, width, state->s + r * width, state->exponent[r], NULL);
+    binned_deposit(row, 0, width, state->s + r * width, (int64_t)state->exponent[r] + DECODE_SHIFT, NULL);
     binned_deposit(row, width, 1, state->z + r, state->exponent[r], NULL);
   }
   return FAVOR_OK;

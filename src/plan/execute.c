@@ -32,12 +32,13 @@ enum favor_status plan_refuse(struct favor_context *context, const struct refusa
   if (refusal->kind == REFUSAL_NONE) return FAVOR_OK;
   if (refusal->kind == REFUSAL_TOO_LONG) {
     return dist_fail(context, FAVOR_EDATA,
-                     "%c of head %lld, token %lld is too long: scale |%c|^2 / 2 is above 2^22, where f32 features mean "
+                     "%c of head %lld, token %lld is too long: scale |%c|^2 / 2 is above 2^22, where features mean "
                      "nothing; scale the input down",
                      refusal->tensor, (long long)refusal->head, (long long)refusal->token, refusal->tensor);
   }
-  return dist_fail(context, FAVOR_EDATA, "%s in %c, head %lld, token %lld: inputs must be finite", kinds[refusal->kind],
-                   refusal->tensor, (long long)refusal->head, (long long)refusal->token);
+  return dist_fail(context, FAVOR_EDATA,
+                   "%s in %c, head %lld, token %lld: inputs must be finite in the precision of the run",
+                   kinds[refusal->kind], refusal->tensor, (long long)refusal->head, (long long)refusal->token);
 }
 
 static enum favor_status combine_begin(struct favor_plan *plan) {

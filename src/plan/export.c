@@ -58,7 +58,7 @@ enum favor_status favor_plan_export_state(const struct favor_plan *plan, enum fa
   return FAVOR_OK;
 }
 
-void favor_state_decode(const void *bytes, int32_t *exponent, double *s, double *z) {
+void export_decode(const void *bytes, int64_t s_shift, int32_t *exponent, double *s, double *z) {
   struct export_head head;
   memcpy(&head, bytes, sizeof head);
   const void *rows = (const char *)bytes + sizeof head;
@@ -69,7 +69,11 @@ void favor_state_decode(const void *bytes, int32_t *exponent, double *s, double 
     const struct binned_row *row = binned_row_at_const(rows, row_bytes, r);
     exponent[r] = row->exponent;
     int64_t shift = row->exponent == BINNED_NONE ? 0 : row->exponent;
-    binned_value(row, 0, width, shift, NULL, s + r * width);
+    binned_value(row, 0, width, shift + s_shift, NULL, s + r * width);
     binned_value(row, width, 1, shift, NULL, z + r);
   }
+}
+
+void favor_state_decode(const void *bytes, int32_t *exponent, double *s, double *z) {
+  export_decode(bytes, 0, exponent, s, z);
 }

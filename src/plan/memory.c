@@ -38,7 +38,10 @@ size_t plan_token_bytes(const struct favor_plan *plan) {
 size_t plan_fixed_bytes(const struct favor_plan *plan) {
   size_t n_states = (size_t)count_chunks(plan), m_d = (size_t)plan->engine.shape.features;
   for (int slot = 0; slot < N_SLOTS; slot++) n_states += has_slot(plan, slot);
-  for (int parity = 0; parity < 2; parity++) n_states += has_received(plan, parity);
+  /* A group keeps up to two more for what is on its way. */
+  for (int parity = 0; parity < 2; parity++) {
+    n_states += has_received(plan, parity) + 2 * has_slot(plan, SLOT_SPAN_0 + parity);
+  }
   m_d *= (size_t)plan->engine.shape.key_width * (size_t)plan->n_projections;
   return n_states * plan->unit_bytes * (size_t)n_units(plan) + (size_t)plan->threads * worker_bytes(&plan->engine) +
          m_d * (sizeof(double) + 2 * plan->engine.real_bytes);
@@ -79,9 +82,9 @@ static void allocate_workers(struct favor_plan *plan) {
     return;
   }
   size_t bytes = worker_bytes(&plan->engine);
-#pragma omp parallel num_threads(plan->threads)
-  {
-    int thread = omp_get_thread_num();
+  /* Each thread its own, where the team is whole; a smaller team makes them all the same. */
+#pragma omp parallel for num_threads(plan->threads) schedule(static, 1)
+  for (int thread = 0; thread < plan->threads; thread++) {
     plan->worker_memory[thread] = memory_zeroed(1, bytes);
     if (plan->worker_memory[thread]) {
       worker_place(&plan->engine, plan->worker_memory[thread], &plan->workers[thread]);

@@ -12,9 +12,16 @@
 /* Rows longer than this, times the longest token allowed, would leave the range of exponents. */
 #define LONGEST_PROJECTION_ROW 0x1p16
 
+/* More only wait for each other, or cannot be had at all. */
+enum { MOST_THREADS_A_CORE = 16 };
+
 static int choose_threads(struct favor_context *context, int asked) {
   int cores = 1;
   dist_node_cores(context, &cores);
+  if (asked > MOST_THREADS_A_CORE * cores) {
+    dist_fail(context, FAVOR_EUSAGE, "%d threads on rank %d are too many for its share of cores, %d; at most %d a core",
+              asked, context->rank, cores, MOST_THREADS_A_CORE);
+  }
   if (asked > 0) return asked;
   return getenv("OMP_NUM_THREADS") ? omp_get_max_threads() : cores;
 }
@@ -73,6 +80,10 @@ static void choose_grid(struct favor_plan *plan) {
   plan->units.begin = n_units * row / plan->grid.heads;
   plan->units.end = n_units * (row + 1) / plan->grid.heads;
   if (range_count(plan->units) == 0) return;
+  if (range_count(plan->units) > INT32_MAX / problem->features) {
+    dist_fail(plan->context, FAVOR_EUSAGE, "%lld heads of %lld features are too much for one rank; use more ranks",
+              (long long)range_count(plan->units), (long long)problem->features);
+  }
   schedule->shard = tokens_shard(&plan->tokens, plan->grid.tokens, column);
   tokens_spans(&plan->tokens, plan->grid.tokens, column, schedule->spans);
 }
@@ -173,12 +184,14 @@ static enum favor_status create(struct favor_plan *plan, const struct favor_prob
                  (size_t)(plan->n_projections * problem->features * problem->key_width) * sizeof(double));
   plan->threads = choose_threads(context, problem->threads);
   choose_grid(plan);
+  plan_choose_block(plan);
+  status = dist_agree(context, DIST_SITE_PLAN_MEMORY, 0, "");
+  if (status != FAVOR_OK) return status;
   make_groups(plan);
   status = dist_agree(context, DIST_SITE_PLAN_GROUPS, 0, "");
   if (status != FAVOR_OK) return status;
   pack_projection(plan);
-  plan_choose_block(plan);
-  if (!dist_has_failed(context)) plan_allocate(plan);
+  plan_allocate(plan);
   return dist_agree(context, DIST_SITE_PLAN_MEMORY, 0, "");
 }
 
@@ -192,8 +205,7 @@ enum favor_status favor_plan_create(struct favor_context *context, const struct 
   if (!new_plan) dist_fail(context, FAVOR_ENOMEM, "no memory for a plan");
   uint64_t digest =
       is_valid ? problem_digest(problem, kernel_find(problem->kernel, (int)problem->precision)) : DIST_DIGEST_START;
-  enum favor_status status = dist_agree(context, DIST_SITE_PLAN_CHECK, digest,
-                                        "the ranks were given different problems or run different kernels");
+  enum favor_status status = dist_agree(context, DIST_SITE_PLAN_CHECK, digest, "problems, or run different kernels");
   if (status == FAVOR_OK) {
     new_plan->context = context;
     status = create(new_plan, problem);

@@ -12,6 +12,10 @@ struct favor_problem favor_problem_default(void) {
 #define MAX_WIDTH (INT64_C(1) << 24)
 #define MAX_TOKENS (INT64_C(1) << 48)
 
+/* The projection times sqrt(scale) stays within float. */
+#define LEAST_SCALE 1e-30
+#define MOST_SCALE 1e30
+
 static void check_sizes(struct favor_context *context, const struct favor_problem *problem) {
   const struct {
     const char *name;
@@ -49,8 +53,10 @@ static void check_choices(struct favor_context *context, const struct favor_prob
     dist_fail(context, FAVOR_EUSAGE, "%s %d does not exist", choices[i].name, choices[i].value);
     return;
   }
-  if (!(problem->scale >= 0) || isinf(problem->scale)) {
-    dist_fail(context, FAVOR_EUSAGE, "scale is %g: it must be positive, or 0 for width^-1/2", problem->scale);
+  bool is_scale_valid = problem->scale == 0 || (problem->scale >= LEAST_SCALE && problem->scale <= MOST_SCALE);
+  if (!is_scale_valid) {
+    dist_fail(context, FAVOR_EUSAGE, "scale is %g: it must be from %g to %g, or 0 for width^-1/2", problem->scale,
+              LEAST_SCALE, MOST_SCALE);
   }
   if (!kernel_find(problem->kernel, (int)problem->precision)) {
     dist_fail(context, FAVOR_EUSAGE, "kernel %s does not exist or this machine cannot run it", problem->kernel);

@@ -37,7 +37,7 @@ static struct kernel_queries queries_of(const struct work *work) {
       .out_stride = out->token_stride};
 }
 
-/* Keeps the refusal of the lowest token (then tensor, then head), whichever thread finds it. */
+/* Of the refusals that the threads of a step meet, keeps that of the lowest token (then tensor, then head). */
 static void refuse(const struct work *work, struct refusal refusal) {
   struct favor_plan *plan = work->plan;
   refusal.token += work->range.begin;

@@ -48,7 +48,7 @@ static bool write_part(struct favor_output_file *file, const struct favor_tensor
 static bool writes_right(struct scratch *scratch, const struct favor_tensor_shape *shape, bool is_by_heads,
                          enum favor_precision precision) {
   struct favor_output_file *file;
-  const char *path = scratch_path(scratch, "out.h5"), *part = scratch_path(scratch, "out.h5.part");
+  const char *path = scratch_path(scratch, "out.h5"), *part = scratch_path(scratch, "out.h5.favor-part");
   if (create_one(scratch, path, shape, true, &file) != FAVOR_OK) return false;
   bool is_hidden = file_exists(part);
   bool is_right = write_part(file, shape, is_by_heads, precision);
@@ -409,7 +409,7 @@ static void test_temporary_of_another_run(void **state) {
   struct scratch scratch;
   struct favor_output_file *file;
   scratch_begin(&scratch);
-  const char *path = scratch_path(&scratch, "out.h5"), *part = scratch_path(&scratch, "out.h5.part");
+  const char *path = scratch_path(&scratch, "out.h5"), *part = scratch_path(&scratch, "out.h5.favor-part");
   assert_all(create_one(&scratch, path, &shape, false, &file) == FAVOR_OK);
   assert_all(mpi_rank() != 0 || (rename(part, scratch_path(&scratch, "away")) == 0 && touch(part)));
   enum favor_status status = favor_output_finish(&file);
@@ -424,7 +424,7 @@ static void test_temporary_of_a_killed_run(void **state) {
   const struct favor_tensor_shape shape = shape_of(FAVOR_HEADS_FIRST, 3, FAVOR_FLOAT32);
   struct scratch scratch;
   scratch_begin(&scratch);
-  const char *part = scratch_path(&scratch, "out.h5.part");
+  const char *part = scratch_path(&scratch, "out.h5.favor-part");
   assert_all(mpi_rank() != 0 || (touch(part) && truncate(part, 1 << 20) == 0));
   assert_all(writes_right(&scratch, &shape, false, FAVOR_PRECISION_F32));
   assert_all(scratch_count(&scratch) == 1 && file_bytes(scratch_path(&scratch, "out.h5")) < 1 << 20);
