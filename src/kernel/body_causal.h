@@ -86,10 +86,6 @@ INLINE void NAME(causal_block)(const int n_vectors, const struct kernel_job *job
   const REAL *row[ROWS], *value = scratch->value + at;
   VEC sum[ROWS][COLUMNS];
   UNROLL for (int i = 0; i < ROWS; i++) { UNROLL for (int c = 0; c < n_vectors; c++) sum[i][c] = NAME(splat)(0); }
-  if (s) {
-    NAME(query_rows)(scratch, first, row);
-    NAME(multiply)(n_vectors, 0, job->shape->features, row, 1, s + at, job->shape->s_stride, sum);
-  }
   UNROLL for (int i = 0; i < ROWS; i++) row[i] = scratch->pair + i * CAUSAL_TILE;
   NAME(multiply)(n_vectors, 0, first + 1, row, 1, value, scratch->e_row, sum);
   UNROLL for (int j = 1; j < ROWS; j++) { /* key first + j is for the queries from there on */
@@ -99,6 +95,10 @@ INLINE void NAME(causal_block)(const int n_vectors, const struct kernel_job *job
         sum[i][c] = NAME(fused)(weight, NAME(load)(value + (first + j) * scratch->e_row + c * LANES), sum[i][c]);
       }
     }
+  }
+  if (s) { /* last: one by one, the tile's own weights would be lost in a state of millions of keys */
+    NAME(query_rows)(scratch, first, row);
+    NAME(multiply)(n_vectors, 0, job->shape->features, row, 1, s + at, job->shape->s_stride, sum);
   }
   UNROLL for (int i = 0; i < ROWS; i++) {
     if (i >= target->n) break;
