@@ -50,6 +50,22 @@ static const char inspect_details[] =
     "  favor inspect out.h5\n"
     "  favor inspect out.h5 --json\n";
 
+static const char bench_details[] =
+    "Measures what one core can do at most, from multiply-adds on registers alone, then how near to it each kernel\n"
+    "comes, and how near the same work on tiles of plain BLAS products (kernel blas). Every answer is first held\n"
+    "against the definition in float64; a wrong one is not timed and ends with exit code 1. Arrays are in memory: no\n"
+    "file is read. Under mpirun rank 0 works alone.\n"
+    "\n"
+    "Without --shape, --features, --value-width or --causal it goes through a list of shapes, in less than 45 s. With\n"
+    "any of them it takes that one; what is not given is one head a thread, 16384 tokens of width 64. --threads auto\n"
+    "is one thread here. OPENBLAS_CORETYPE in the environment gives BLAS the kernels of another processor.\n"
+    "doc/performance.md tells how to read the table.\n"
+    "\n"
+    "Examples:\n"
+    "  favor bench kernel\n"
+    "  favor bench kernel --threads 2 --kernel avx512 --json\n"
+    "  OPENBLAS_CORETYPE=SkylakeX favor bench kernel --shape 1,1,65536,64 --features 266 --causal\n";
+
 static const struct command_entry entries[] = {
     {"attend", COMMAND_ATTEND, cmd_attend, 1, 1, true, "IN -o OUT [options]", "attention over q, k, v of an HDF5 file",
      attend_details},
@@ -59,6 +75,8 @@ static const struct command_entry entries[] = {
      "recompute sampled rows of OUT, and against exact softmax", verify_details},
     {"inspect", COMMAND_INSPECT, cmd_inspect, 1, 1, false, "FILE [--json]",
      "what a file holds, and the options it was made with", inspect_details},
+    {"bench", COMMAND_BENCH, cmd_bench, 1, 1, true, "kernel [options]", "speed against this machine's own limits",
+     bench_details},
     {"version", COMMAND_VERSION, cmd_version, 0, 0, false, "[--json]",
      "build, kernels on this machine, MPI, HDF5, BLAS", ""},
     {"help", COMMAND_HELP, cmd_help, 0, 1, false, "[COMMAND]", "this text, or that of a command", ""},

@@ -23,13 +23,13 @@ static const char *const alphabets[] = {"dna", "protein", NULL};
 #define MOST_REAL 1e30
 #define LEAST_REAL 1e-30
 
-#define JOBS (COMMAND_ATTEND | COMMAND_MAKE | COMMAND_VERIFY)
+#define JOBS (COMMAND_ATTEND | COMMAND_MAKE | COMMAND_VERIFY | COMMAND_BENCH)
 #define ATTRIBUTE .is_attribute = true, .is_config_key = true
 #define SETTING .is_config_key = true
 
 static const struct option table[OPTION_N_KEYS] = {
     [OPTION_CAUSAL] = {.name = "causal",
-                       .commands = COMMAND_ATTEND,
+                       .commands = COMMAND_ATTEND | COMMAND_BENCH,
                        .kind = KIND_FLAG,
                        .preset = "false",
                        ATTRIBUTE,
@@ -51,7 +51,7 @@ static const struct option table[OPTION_N_KEYS] = {
                     .argument = "NAME",
                     .help = "the feature map; positive is FAVOR+ (Choromanski et al. 2021, lemma 1)"},
     [OPTION_FEATURES] = {.name = "features",
-                         .commands = COMMAND_ATTEND,
+                         .commands = COMMAND_ATTEND | COMMAND_BENCH,
                          .kind = KIND_INTEGER,
                          .preset = "256",
                          .least = 1,
@@ -60,7 +60,7 @@ static const struct option table[OPTION_N_KEYS] = {
                          .argument = "M",
                          .help = "random features"},
     [OPTION_PROJECTION] = {.name = "projection",
-                           .commands = COMMAND_ATTEND,
+                           .commands = COMMAND_ATTEND | COMMAND_BENCH,
                            .kind = KIND_CHOICE,
                            .choices = projections,
                            .preset = "orthogonal",
@@ -127,7 +127,7 @@ static const struct option table[OPTION_N_KEYS] = {
                       .argument = "X",
                       .help = "of the logits; auto is D^-1/2"},
     [OPTION_PRECISION] = {.name = "precision",
-                          .commands = COMMAND_ATTEND,
+                          .commands = COMMAND_ATTEND | COMMAND_BENCH,
                           .kind = KIND_CHOICE,
                           .choices = precisions,
                           .preset = "f32",
@@ -136,14 +136,14 @@ static const struct option table[OPTION_N_KEYS] = {
                           .help = "of the arithmetic"},
 
     [OPTION_KERNEL] = {.name = "kernel",
-                       .commands = COMMAND_ATTEND,
+                       .commands = COMMAND_ATTEND | COMMAND_BENCH,
                        .kind = KIND_KERNEL,
                        .preset = "auto",
                        ATTRIBUTE,
                        .argument = "NAME",
                        .help = "the inner loops; auto is the best that every rank can run"},
     [OPTION_THREADS] = {.name = "threads",
-                        .commands = COMMAND_ATTEND,
+                        .commands = COMMAND_ATTEND | COMMAND_BENCH,
                         .kind = KIND_INTEGER,
                         .preset = "auto",
                         .automatic = "auto",
@@ -201,7 +201,7 @@ static const struct option table[OPTION_N_KEYS] = {
                    .help = "how files are read"},
 
     [OPTION_SHAPE] = {.name = "shape",
-                      .commands = COMMAND_MAKE,
+                      .commands = COMMAND_MAKE | COMMAND_BENCH,
                       .kind = KIND_SHAPE,
                       .preset = "",
                       .least = 1,
@@ -263,7 +263,7 @@ static const struct option table[OPTION_N_KEYS] = {
                          .argument = "G",
                          .help = "key and value heads, a divisor of the query heads; auto is as many"},
     [OPTION_VALUE_WIDTH] = {.name = "value-width",
-                            .commands = COMMAND_MAKE,
+                            .commands = COMMAND_MAKE | COMMAND_BENCH,
                             .kind = KIND_INTEGER,
                             .preset = "auto",
                             .automatic = "auto",

@@ -13,7 +13,8 @@ enum {
   COMMAND_VERIFY = 4,
   COMMAND_INSPECT = 8,
   COMMAND_VERSION = 16,
-  COMMAND_HELP = 32
+  COMMAND_HELP = 32,
+  COMMAND_BENCH = 64
 };
 
 enum option_key {

@@ -1,0 +1,90 @@
+/* `favor bench kernel`: what its parts share. Local, on rank 0. */
+#ifndef FAVOR_CLI_BENCH_H
+#define FAVOR_CLI_BENCH_H
+
+#include "cli/command.h"
+#include "kernel/kernel.h"
+#include "kernel/peak.h"
+
+enum { BENCH_MAX_KERNELS = 8, BENCH_MAX_WORKS = 8, BENCH_MAX_RUNS = BENCH_MAX_KERNELS * BENCH_MAX_WORKS };
+/* Repetitions of a run, and the samples of a peak that are kept. */
+enum { BENCH_LEAST_ROUNDS = 7, BENCH_MOST_ROUNDS = 41, BENCH_MOST_SAMPLES = 4096 };
+
+/* What is computed. */
+struct bench_work {
+  int64_t heads, tokens, key_width, value_width, features;
+  bool is_causal;
+};
+
+/* What is known of a kernel by its name. */
+struct bench_kernel {
+  const struct kernel *kernel;
+  enum peak_isa isa;     /* whose peak it is held against */
+  const char *precision; /* of its products */
+  double most_error;     /* relative error above which an answer is wrong */
+  int64_t most_tokens;   /* of a work that it is given */
+  bool is_listed;        /* or else it is the BLAS that others are held against, and not asked for */
+};
+
+/* A kernel on a work. */
+struct bench_run {
+  const struct bench_kernel *kernel;
+  struct bench_work work; /* with the tokens that this kernel was given */
+  double relative_error;
+  int rounds;
+  double seconds, spread; /* an execution: median, and (largest - smallest) / median */
+  double cpu_share;       /* of its threads' time in which this process ran; below 1: others had the core */
+  double blas_seconds;    /* of kernel blas, a token and head; 0: it has not the precision */
+};
+
+struct bench_peak {
+  int n_samples;
+  double samples[BENCH_MOST_SAMPLES];
+  double gflops, spread; /* their median, and the range of the middle half of them over it */
+};
+
+struct bench {
+  const struct command *command;
+  struct favor_context *context; /* of this rank alone */
+  enum favor_precision precision;
+  int threads;
+  int n_kernels;
+  struct bench_kernel kernels[BENCH_MAX_KERNELS];
+  int n_works, n_works_left_out;
+  struct bench_work works[BENCH_MAX_WORKS];
+  int n_runs;
+  struct bench_run runs[BENCH_MAX_RUNS];
+  /* [0]: in f32; [1]: in f64, where that is benchmarked */
+  struct bench_peak peaks[2][PEAK_N_ISAS];
+};
+
+/* Arrays of a work, in real: q, k [heads][tokens][D], v, out [heads][tokens][E]. */
+struct bench_data {
+  struct bench_work work;
+  enum favor_precision precision;
+  void *q, *k, *v, *out;
+};
+
+/* Normal deviates; q and k of spread 1/2. False where memory is short. */
+bool bench_data_create(const struct bench_work *work, enum favor_precision precision, uint64_t seed,
+                       struct bench_data *data);
+void bench_data_release(struct bench_data *data);
+
+/* The relative error of out against core/check.h, where the work's first `tokens` were computed and some are sampled.
+ * projection: real [M][D]. Infinite where out is NaN; negative where memory is short. */
+double bench_check(const struct bench_data *data, int64_t tokens, const void *projection);
+
+/* Checks, then times every kernel on the work: appends to bench->runs. Errors are recorded with the command's context:
+ * FAVOR_EVERIFY (a wrong answer is not timed), FAVOR_ENOMEM, and those of a plan. */
+enum favor_status bench_run(struct bench *bench, const struct bench_work *work);
+
+/* One sample of a peak into bench->peaks. */
+void bench_sample_peak(struct bench *bench, enum peak_isa isa, enum favor_precision precision);
+
+/* Sorts values; 0 where there are none. */
+double bench_median(double *values, int n);
+
+/* Prints all runs. best: the ISA whose f32 peak stands at the head. */
+void bench_report(const struct bench *bench, enum peak_isa best);
+
+#endif

@@ -1,0 +1,132 @@
+/* What a benchmark found: a table, or one JSON object. */
+#include <stdio.h>
+#include <string.h>
+
+#include "cli/bench.h"
+#include "cli/option_table.h"
+#include "cli/report.h"
+
+/* Of its threads' time; below, the process had to share its cores. */
+static const double idle_share = 0.97;
+
+static const char *const precision_names[2] = {"f32", "f64"};
+
+static double rows_of(const struct bench_run *run) { return (double)(run->work.heads * run->work.tokens); }
+
+/* 4 M (D + E) a token and head: two products with the projection, one with the values, one with the state. */
+static double gflops_of(const struct bench_run *run) {
+  const struct bench_work *work = &run->work;
+  const double flops = 4.0 * (double)work->features * (double)(work->key_width + work->value_width);
+  return 1e-9 * flops * rows_of(run) / run->seconds;
+}
+
+static double peak_of(const struct bench *bench, const struct bench_run *run) {
+  return bench->peaks[bench->precision][run->kernel->isa].gflops * bench->threads;
+}
+
+static double ns_of(const struct bench_run *run) { return 1e9 * run->seconds / rows_of(run); }
+
+static const char *name_of(const struct bench_run *run, char text[96]) {
+  const struct bench_work *work = &run->work;
+  snprintf(text, 96, "%s D=%lld E=%lld M=%lld", work->is_causal ? "causal" : "bidirectional",
+           (long long)work->key_width, (long long)work->value_width, (long long)work->features);
+  return text;
+}
+
+static json_t *pack_run(const struct bench *bench, const struct bench_run *run) {
+  const struct bench_work *work = &run->work;
+  char name[96];
+  return json_pack(
+      "{s:s, s:b, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:s, s:s, s:s, s:i, s:i, s:f, s:f, s:f, s:f, s:f, s:o, s:f}",
+      "name", name_of(run, name), "causal", (int)work->is_causal, "map",
+      option_at(OPTION_MAP)->choices[FAVOR_MAP_POSITIVE], "projection",
+      options_text(bench->command->options, OPTION_PROJECTION), "heads", (json_int_t)work->heads, "tokens",
+      (json_int_t)work->tokens, "D", (json_int_t)work->key_width, "E", (json_int_t)work->value_width, "M",
+      (json_int_t)work->features, "kernel", run->kernel->kernel->name, "precision", run->kernel->precision, "peak_isa",
+      peak_name(run->kernel->isa), "threads", bench->threads, "repetitions", run->rounds, "ns_per_token_head",
+      ns_of(run), "spread", run->spread, "cpu_share", run->cpu_share, "gflops", gflops_of(run), "peak_ratio",
+      gflops_of(run) / peak_of(bench, run), "blas_ns_per_token_head",
+      run->blas_seconds > 0 ? json_real(1e9 * run->blas_seconds) : json_null(), "relative_error", run->relative_error);
+}
+
+static json_t *pack_peaks(const struct bench *bench) {
+  json_t *list = json_array();
+  for (int precision = 0; precision < 2; precision++) {
+    for (int isa = 0; isa < PEAK_N_ISAS; isa++) {
+      const struct bench_peak *peak = &bench->peaks[precision][isa];
+      if (peak->n_samples == 0) continue;
+      json_array_append_new(list, json_pack("{s:s, s:s, s:f, s:f, s:i}", "isa", peak_name((enum peak_isa)isa),
+                                            "precision", precision_names[precision], "gflops", peak->gflops, "spread",
+                                            peak->spread, "samples", peak->n_samples));
+    }
+  }
+  return list;
+}
+
+static json_t *pack(const struct bench *bench, enum peak_isa best) {
+  json_t *object = report_object(bench->command), *runs = json_array();
+  for (int i = 0; i < bench->n_runs; i++) json_array_append_new(runs, pack_run(bench, &bench->runs[i]));
+  json_t *more = json_pack("{s:f, s:s, s:o, s:s, s:i, s:o}", "peak_gflops", bench->peaks[0][best].gflops, "isa",
+                           peak_name(best), "peaks", pack_peaks(bench), "blas", favor_blas_description(),
+                           "works_left_out", bench->n_works_left_out, "runs", runs);
+  bool is_complete = object && more && json_object_update(object, more) == 0;
+  json_decref(more);
+  if (is_complete) return object;
+  json_decref(object);
+  return NULL;
+}
+
+static void print_peaks(const struct bench *bench) {
+  printf("peak of one core, from multiply-adds on registers\n");
+  for (int precision = 0; precision < 2; precision++) {
+    for (int isa = 0; isa < PEAK_N_ISAS; isa++) {
+      const struct bench_peak *peak = &bench->peaks[precision][isa];
+      if (peak->n_samples == 0) continue;
+      printf("  %-10s %s %8.1f GFLOP/s, the middle half of %d samples within %.1f%%\n", peak_name((enum peak_isa)isa),
+             precision_names[precision], peak->gflops, peak->n_samples, 100 * peak->spread);
+    }
+  }
+}
+
+/* Without the name, where it is that of the line before. */
+static void print_run(const struct bench *bench, const struct bench_run *run, const char *name) {
+  char ns[32] = "-", times[32] = "-";
+  if (run->blas_seconds > 0) {
+    snprintf(ns, sizeof ns, "%.1f", 1e9 * run->blas_seconds);
+    snprintf(times, sizeof times, "%.2f", 1e9 * run->blas_seconds / ns_of(run));
+  }
+  printf("%-32s%-11s%-5s%9.1f%7.1f%%%6.0f%%%9.1f  %.3f %-11s%9s%7s%9.1e\n", name, run->kernel->kernel->name,
+         run->kernel->precision, ns_of(run), 100 * run->spread, 100 * run->cpu_share, gflops_of(run),
+         gflops_of(run) / peak_of(bench, run), peak_name(run->kernel->isa), ns, times, run->relative_error);
+}
+
+static void print_table(const struct bench *bench) {
+  char names[2][96] = {"", ""};
+  int n_repetitions = BENCH_MOST_ROUNDS;
+  bool is_busy = false;
+  print_peaks(bench);
+  printf("BLAS %s\n\n%-32s%-11s%-5s%9s%8s%7s%9s  %-17s%9s%7s%9s\n", favor_blas_description(), "", "kernel", "", "ns",
+         "spread", "CPU", "GFLOP/s", "of the peak of", "BLAS ns", "times", "error");
+  for (int i = 0; i < bench->n_runs; i++) {
+    const struct bench_run *run = &bench->runs[i];
+    name_of(run, names[i % 2]);
+    print_run(bench, run, strcmp(names[0], names[1]) != 0 ? names[i % 2] : "");
+    if (run->rounds < n_repetitions) n_repetitions = run->rounds;
+    is_busy = is_busy || run->cpu_share < idle_share;
+  }
+  printf("\n%d thread%s; ns a token and head, medians of at least %d repetitions; GFLOP/s count 4 M "
+         "(D+E)\n",
+         bench->threads, bench->threads == 1 ? "" : "s", n_repetitions);
+  if (is_busy) puts("others used the cores meanwhile (CPU): the ratios are lower than on an idle machine");
+  if (bench->n_works_left_out > 0) {
+    printf("for the time, %d more shapes were left out; --shape and --features ask for one\n", bench->n_works_left_out);
+  }
+}
+
+void bench_report(const struct bench *bench, enum peak_isa best) {
+  const struct options *options = bench->command->options;
+  if (options_flag(options, OPTION_JSON))
+    report_json(bench->command, pack(bench, best));
+  else if (!options_flag(options, OPTION_QUIET))
+    print_table(bench);
+}

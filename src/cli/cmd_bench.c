@@ -1,0 +1,179 @@
+/* `favor bench kernel`: kernels against the limit of the core, and against BLAS. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/memory.h"
+#include "cli/bench.h"
+#include "cli/option_table.h"
+#include "dist/agree.h"
+
+/* A default run starts no further work after this time, so that it ends within 45 s on slow machines too. */
+static const double seconds_to_start_in = 30;
+
+/* Of each head: arrays that stay in a last-level cache, yet many runs of tokens for every thread. */
+enum { TOKENS = 16384, SLOW_TOKENS = 1024, WIDTH = 64 };
+
+/* Samples of the peak before anything else, which also bring the core up to its speed. */
+enum { FIRST_SAMPLES = 25 };
+
+static const struct bench_work default_works[] = {
+    {.key_width = 64, .value_width = 64, .features = 256},
+    {.key_width = 64, .value_width = 64, .features = 256, .is_causal = true},
+    {.key_width = 128, .value_width = 128, .features = 256},
+    {.key_width = 128, .value_width = 128, .features = 512},
+    {.key_width = 64, .value_width = 192, .features = 256},
+    {.key_width = 32, .value_width = 32, .features = 128},
+    {.key_width = 64, .value_width = 64, .features = 266},
+};
+enum { N_DEFAULT_WORKS = sizeof default_works / sizeof *default_works };
+
+/* Against the definition; in f32 and f64 as tests/mpi/test_oracle.c. */
+static const double most_error_f32 = 2e-5, most_error_bf16 = 4e-3, most_error_f64 = 1e-12;
+
+/* The fastest instructions that products in f32 can use here. */
+static enum peak_isa best_isa(int precision) {
+  for (int isa = PEAK_AVX512; isa > PEAK_BASELINE; isa--) {
+    if (peak_is_supported((enum peak_isa)isa, precision)) return (enum peak_isa)isa;
+  }
+  return PEAK_BASELINE;
+}
+
+/* A kernel is held against the peak of the instructions that it is written in, BLAS against the best there are, as it
+ * chooses for itself. */
+static struct bench_kernel describe(const struct kernel *kernel, enum favor_precision precision) {
+  const bool is_f64 = precision == FAVOR_PRECISION_F64, is_reference = kernel == &kernel_reference;
+  struct bench_kernel described = {.kernel = kernel,
+                                   .isa = is_reference ? PEAK_BASELINE : best_isa((int)precision),
+                                   .precision = is_f64 ? "f64" : "f32",
+                                   .most_error = is_f64 ? most_error_f64 : most_error_f32,
+                                   .most_tokens = is_reference ? SLOW_TOKENS : INT64_MAX};
+  for (int isa = 0; isa < PEAK_N_ISAS; isa++) {
+    if (peak_name((enum peak_isa)isa) && strcmp(kernel->name, peak_name((enum peak_isa)isa)) == 0) {
+      described.isa = (enum peak_isa)isa;
+    }
+  }
+  if (described.isa == PEAK_AVX512_BF16) {
+    described.precision = "bf16";
+    described.most_error = most_error_bf16;
+  }
+  return described;
+}
+
+/* Those that can run here, or the one asked for, and BLAS in any case. */
+static void choose_kernels(struct bench *bench) {
+  const char *asked = options_text(bench->command->options, OPTION_KERNEL);
+  bool is_any_listed = false;
+  for (int i = 0; kernel_at(i); i++) {
+    const struct kernel *kernel = kernel_at(i);
+    bool is_asked = strcmp(asked, "auto") == 0 || strcmp(asked, kernel->name) == 0;
+    bool is_able = kernel->is_supported() && kernel->real[bench->precision].absorb;
+    if (!is_able || (!is_asked && kernel != &kernel_blas)) continue;
+    FAVOR_ASSERT(bench->n_kernels < BENCH_MAX_KERNELS);
+    struct bench_kernel *chosen = &bench->kernels[bench->n_kernels++];
+    *chosen = describe(kernel, bench->precision);
+    chosen->is_listed = is_asked;
+    is_any_listed = is_any_listed || is_asked;
+  }
+  if (is_any_listed) return;
+  dist_fail(bench->command->context, FAVOR_EUSAGE,
+            "kernel %s cannot run here in %s; `favor version` lists what this machine can run", asked,
+            options_text(bench->command->options, OPTION_PRECISION));
+}
+
+/* The one that options describe, or the list. */
+static void choose_works(struct bench *bench) {
+  const struct options *options = bench->command->options;
+  bool has_shape = option_is_active(options, OPTION_SHAPE);
+  if (!has_shape && !option_is_active(options, OPTION_FEATURES) && !option_is_active(options, OPTION_VALUE_WIDTH) &&
+      !option_is_active(options, OPTION_CAUSAL)) {
+    for (int i = 0; i < N_DEFAULT_WORKS; i++) {
+      bench->works[i] = default_works[i];
+      bench->works[i].heads = bench->threads;
+      bench->works[i].tokens = TOKENS;
+    }
+    bench->n_works = N_DEFAULT_WORKS;
+    return;
+  }
+  const int64_t *shape = options->values[OPTION_SHAPE].integers,
+                value_width = options_integer(options, OPTION_VALUE_WIDTH);
+  struct bench_work *work = &bench->works[0];
+  bench->n_works = 1;
+  *work = (struct bench_work){.heads = bench->threads,
+                              .tokens = TOKENS,
+                              .key_width = WIDTH,
+                              .features = options_integer(options, OPTION_FEATURES),
+                              .is_causal = options_flag(options, OPTION_CAUSAL)};
+  if (has_shape) {
+    int64_t elements;
+    bool is_too_large = __builtin_mul_overflow(shape[0], shape[1], &work->heads) ||
+                        __builtin_mul_overflow(work->heads, shape[2], &elements) || elements > INT64_MAX >> 32;
+    if (is_too_large) dist_fail(bench->command->context, FAVOR_EUSAGE, "--shape: too large to be held; give less");
+    work->tokens = shape[2];
+    work->key_width = shape[3];
+    for (int i = 0; i < bench->n_kernels; i++) bench->kernels[i].most_tokens = work->tokens;
+  }
+  work->value_width = value_width ? value_width : work->key_width;
+}
+
+static void conclude_peaks(struct bench *bench) {
+  for (int precision = 0; precision < 2; precision++) {
+    for (int isa = 0; isa < PEAK_N_ISAS; isa++) {
+      struct bench_peak *peak = &bench->peaks[precision][isa];
+      const int n = peak->n_samples;
+      if (n == 0) continue;
+      peak->gflops = bench_median(peak->samples, n);
+      peak->spread = (peak->samples[n - 1 - n / 4] - peak->samples[n / 4]) / peak->gflops;
+    }
+  }
+}
+
+/* Rank 0. */
+static enum favor_status run_all(struct bench *bench) {
+  const double begin = clock_now_s();
+  for (int i = 0; i < FIRST_SAMPLES; i++) bench_sample_peak(bench, best_isa(FAVOR_PRECISION_F32), FAVOR_PRECISION_F32);
+  for (int i = 0; i < bench->n_works; i++) {
+    if (clock_now_s() - begin > seconds_to_start_in) {
+      bench->n_works_left_out = bench->n_works - i;
+      break;
+    }
+    enum favor_status status = bench_run(bench, &bench->works[i]);
+    if (status != FAVOR_OK) return status;
+  }
+  conclude_peaks(bench);
+  bench_report(bench, best_isa(FAVOR_PRECISION_F32));
+  return FAVOR_OK;
+}
+
+/* Rank 0 alone: its plans are on a context of its own. */
+static void run_alone(struct command *command) {
+  const int64_t threads = options_integer(command->options, OPTION_THREADS);
+  struct bench *bench = memory_zeroed(1, sizeof *bench);
+  if (!bench) {
+    dist_fail(command->context, FAVOR_ENOMEM, "no memory for a benchmark");
+    return;
+  }
+  bench->command = command;
+  bench->precision = (enum favor_precision)options_integer(command->options, OPTION_PRECISION);
+  bench->threads = threads ? (int)threads : 1;
+  choose_kernels(bench);
+  choose_works(bench);
+  if (!dist_has_failed(command->context)) {
+    if (favor_context_create(MPI_COMM_SELF, &bench->context) == FAVOR_OK)
+      run_all(bench);
+    else
+      dist_fail(command->context, FAVOR_ENOMEM, "no memory for a context of one rank");
+  }
+  favor_context_destroy(&bench->context);
+  free(bench);
+}
+
+enum favor_status cmd_bench(struct command *command) {
+  const char *what = command->options->operands[0];
+  if (strcmp(what, "kernel") != 0) {
+    dist_fail(command->context, FAVOR_EUSAGE, "nothing to benchmark is called '%.64s'; there is: kernel", what);
+  } else if (command_is_speaker(command)) {
+    run_alone(command);
+  }
+  return dist_agree(command->context, DIST_SITE_COMMAND, 0, "");
+}
