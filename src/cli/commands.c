@@ -35,9 +35,9 @@ static const char make_details[] =
 static const char verify_details[] =
     "Recomputes sampled rows of OUT from IN: (a) in float64 from the definition of the method, with the projection\n"
     "stored in OUT; (b) by exact softmax attention over all keys, beside the error of the mean of the values:\n"
-    "information on how good the approximation is. Fails with exit code 1 where the error of (a) is above 1e-4, of all\n"
-    "sampled rows together or of any one row, relative to the larger of its norm and its head's typical row; rounding\n"
-    "to the type of OUT, up to half a last place, is not counted.\n"
+    "information on how good the approximation is. Fails with exit code 1 where the error of (a) is above 1e-4, of\n"
+    "all sampled rows together or of any one row, relative to the larger of its norm and its head's typical row;\n"
+    "rounding to the type of OUT, up to half a last place, is not counted.\n"
     "\n"
     "Examples:\n"
     "  mpirun -n 4 favor verify qkv.h5 out.h5\n"

@@ -38,7 +38,8 @@ static void parse(struct favor_context *context, int n_words, char **words, stru
   struct status status = {0};
   if (n_words == 0) {
     dist_fail(context, FAVOR_EUSAGE,
-              "no command; usage: favor attend | make | verify | inspect | bench | version | help ...; see `favor help`");
+              "no command; usage: favor attend | make | verify | inspect | bench | version | help ...; "
+              "see `favor help`");
     return;
   }
   if (strcmp(words[0], "--help") == 0 || strcmp(words[0], "-h") == 0) words[0] = help;
