@@ -93,13 +93,20 @@ static bool measure_values(const struct engine *engine, struct worker *worker, i
   return true;
 }
 
-/* Columns that hold nothing yet take the shift of their first value that is not 0. */
-static void begin_columns(const struct engine *engine, int64_t n, const void *v, int64_t stride, struct sum *run) {
+/* Columns that hold nothing yet take the shift of their first value that is not 0. Returns how many tokens stand before
+ * the first such value, past the first token, that asks for a shift: they must not know of it. */
+static int64_t begin_columns(const struct engine *engine, int64_t n, const void *v, int64_t stride, struct sum *run) {
   for (int64_t e = 0; e < engine->shape.value_width; e++) {
     for (int64_t i = 0; i < n && run->shift[e] == SHIFT_NONE; i++) {
-      run->shift[e] = shift_for(engine->precision, magnitude_of(real_at(engine, row_in(engine, v, stride, i), e)));
+      int32_t shift = shift_for(engine->precision, magnitude_of(real_at(engine, row_in(engine, v, stride, i), e)));
+      if (i == 0 || shift == 0) {
+        run->shift[e] = shift;
+      } else if (shift != SHIFT_NONE) {
+        n = i;
+      }
     }
   }
+  return n;
 }
 
 /* Whether the row's values enter the run as it is; what they need otherwise. */
@@ -116,7 +123,7 @@ static bool row_fits(const struct engine *engine, const void *row, const struct 
 
 int64_t worker_settle_shifts(const struct engine *engine, struct worker *worker, int64_t n, const void *v,
                              int64_t v_stride, struct sum *run) {
-  begin_columns(engine, n, v, v_stride, run);
+  n = begin_columns(engine, n, v, v_stride, run);
   if (row_fits(engine, worker->peak, run, worker->shift)) return n;
   for (int64_t i = 0; i < n; i++) {
     if (row_fits(engine, row_in(engine, v, v_stride, i), run, worker->shift)) continue;
