@@ -196,12 +196,11 @@ struct NAME(scratch) {
   REAL *state_z;       /* [m_row] */
   REAL *state_s;       /* [M][s_stride] */
   struct NAME(waiting) waiting;
-  struct kernel_sum passed; /* the state with a tile's first part in it */
 };
 
-static size_t NAME(carve)(const struct kernel_shape *shape, void *memory, struct NAME(scratch) *scratch) {
+static size_t NAME(carve)(const struct kernel_shape *shape, void *memory, struct NAME(scratch) * scratch) {
   int64_t m_row = NAME(round_up)(shape->features, LANES), key_row = (m_row / LANES | 1) * LANES;
-  int64_t e_row = NAME(round_up)(shape->value_width, LANES), s_count = shape->features * shape->s_stride;
+  int64_t e_row = NAME(round_up)(shape->value_width, LANES);
   scratch->m_row = m_row;
   scratch->key_row = key_row;
   scratch->e_row = e_row;
@@ -230,13 +229,8 @@ static size_t NAME(carve)(const struct kernel_shape *shape, void *memory, struct
   TAKE(query_base, m_row);
   TAKE(state_base, m_row);
   TAKE(state_z, m_row);
-  TAKE(state_s, s_count);
-  TAKE(passed.exponent, shape->features);
+  TAKE(state_s, shape->features * shape->s_stride);
 #undef TAKE
-  scratch->passed.s = memory ? (char *)memory + total : NULL;
-  total += (size_t)s_count * sizeof(REAL);
-  scratch->passed.z = memory ? (char *)memory + total : NULL;
-  total += (size_t)m_row * sizeof(REAL);
   return total;
 }
 
@@ -321,6 +315,8 @@ static void NAME(peaks)(int64_t n, int64_t width, const void *x, int64_t stride,
     NAME(store_first)((REAL *)peak + e, width - e, (VEC)highest);
   }
 }
+
+#include "kernel/join.h"
 
 #include "kernel/body_features.h"
 #include "kernel/body_keys.h"

@@ -81,10 +81,11 @@ struct kernel_ops {
   void (*absorb)(const struct kernel_job *job, const struct kernel_keys *keys, struct kernel_sum *sum);
   /* out_i = Q'_i S / Q'_i z from a filled state. */
   void (*emit)(const struct kernel_job *job, const struct kernel_queries *queries, const struct kernel_sum *state);
-  /* out_i from the state before the tile and the tile's keys j <= i, queries and keys being the same tokens; then
-   * sum += keys. state may be empty; its shift and the sum's are those of v_scale. Lost rows are left unwritten. */
+  /* out_i from the keys before the tile, of which the state holds some and the sum the others, and the tile's keys
+   * j <= i, queries and keys being the same tokens; then sum += keys. Either may be empty; their shifts are those of
+   * v_scale. Lost rows are left unwritten; `before`, memory for a sum, holds state + sum of before the tile then. */
   void (*causal)(const struct kernel_job *job, const struct kernel_keys *keys, const struct kernel_queries *queries,
-                 const struct kernel_sum *state, struct kernel_sum *sum);
+                 const struct kernel_sum *state, struct kernel_sum *sum, struct kernel_sum *before);
 };
 
 struct kernel {
