@@ -12,7 +12,7 @@
 #pragma GCC optimize("O3")
 
 /* A block's 24 accumulators, a row of 4 and a factor are 29 of the 32 registers. */
-enum { ROWS = 6, NORM_ROWS = 4, TILE = 96, CAUSAL_TILE = 48, MAX_PARTS = 4, RUN_TILES = 8 };
+enum { ROWS = 6, NORM_ROWS = 4, TILE = 96, CAUSAL_TILE = 48, MAX_PARTS = 4, RUN_TILES = 16 };
 #define COLUMNS 4
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 16")
