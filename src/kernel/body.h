@@ -19,8 +19,10 @@
  *     n < 0; memory of the others is not touched, and they are zeros or `rest`
  *   VEC NAME(first_of)(VEC, int64_t n): likewise
  *   INTS NAME(larger)(INTS, INTS), INT NAME(largest)(INTS), REAL NAME(total)(VEC)
- *   VEC NAME(nearest)(VEC), rint(); INTS NAME(to_ints)(VEC), of whole numbers
- *   VEC NAME(scaled)(VEC x, INTS e): x 2^e for x in [1/2, 2), 0 where that is below the normal range
+ *   TABLE_BITS       0, or b: powers of two come from a table of 2^b with two terms of the series, and
+ *   VEC NAME(look_up)(INTS i): 2^(i 2^-b) of the lowest b bits of i
+ *   VEC NAME(nearest)(VEC), to a multiple of 2^-TABLE_BITS; INTS NAME(to_ints)(VEC), of whole numbers
+ *   VEC NAME(scaled)(VEC x, INTS e): x 2^e for x in [1/2, 4), 0 where that is below the normal range or near it
  *   WIDE             a vector of WIDE_LANES doubles; WIDE NAME(widen)(const REAL *), double wide_total(WIDE),
  *                    WIDE wide_fused(WIDE a, WIDE b, WIDE c)
  *   VEC NAME(zip_low)(VEC a, VEC b), NAME(zip_high): a0 b0 a1 b1 ..., the lower and the upper half of it
@@ -108,23 +110,13 @@ INLINE REAL NAME(power_of_two)(int64_t n) {
   return x;
 }
 
-/* Adding it to |x| < LONGEST_EXPONENT leaves rint(x) in the low bits of the sum. */
+/* Adding TO_INTEGER to |x| < LONGEST_EXPONENT leaves x, rounded to a multiple of 2^-TABLE_BITS, in the low bits. */
 #undef TO_INTEGER
 #undef LONGEST_EXPONENT
-#define TO_INTEGER ((REAL)3 * (REAL)((INT)1 << (REAL_MANTISSA_BITS - 1)))
-#define LONGEST_EXPONENT ((double)((INT)1 << (REAL_MANTISSA_BITS - 1)))
-
-/* l = n + f: f, and n + NAME(bits)(TO_INTEGER). Integers by an addition keep the units of multiplication free. */
-INLINE INTS NAME(whole)(bool is_long, VEC l, VEC *fraction) {
-  if (is_long) {
-    VEC nearest = NAME(nearest)(l);
-    *fraction = l - nearest;
-    return NAME(to_ints)(nearest) + NAME(bits)(TO_INTEGER);
-  }
-  VEC to_integer = NAME(splat)(TO_INTEGER), sum = l + to_integer;
-  *fraction = l - (sum - to_integer);
-  return (INTS)sum;
-}
+#undef BIAS
+#define TO_INTEGER ((REAL)3 * (REAL)((INT)1 << (REAL_MANTISSA_BITS - 1 - TABLE_BITS)))
+#define LONGEST_EXPONENT ((double)((INT)1 << (REAL_MANTISSA_BITS - 1 - TABLE_BITS)))
+#define BIAS (NAME(bits)(TO_INTEGER) >> TABLE_BITS)
 
 static const REAL NAME(coefficients)[] = {EXP2_COEFFICIENTS, 1};
 
@@ -136,6 +128,33 @@ INLINE VEC NAME(exp2_fraction)(VEC x) {
   VEC p = NAME(splat)(coefficients[0]);
   UNROLL for (int i = 1; i < N; i++) p = NAME(fused)(p, x, NAME(splat)(coefficients[i]));
   return p;
+}
+
+/* 2^l = result 2^(n - BIAS). Integers by an addition: multiplications are what the core has to do most of. With a table
+ * n is the whole part of l rounded to a multiple of 2^-TABLE_BITS; without, rint(l). */
+INLINE VEC NAME(exp2_parts)(bool is_long, VEC l, INTS *n) {
+  VEC nearest;
+  INTS bits;
+  if (is_long) {
+    nearest = NAME(nearest)(l);
+    INTS below = NAME(to_ints)(nearest);
+    below += (INTS)(__builtin_convertvector(below, VEC) > nearest);
+    bits = NAME(to_ints)((nearest - __builtin_convertvector(below, VEC)) * NAME(splat)(1 << TABLE_BITS));
+    *n = below + BIAS;
+  } else {
+    VEC sum = l + NAME(splat)(TO_INTEGER);
+    nearest = sum - NAME(splat)(TO_INTEGER);
+    bits = (INTS)sum;
+    *n = bits >> TABLE_BITS;
+  }
+  VEC x = l - nearest;
+#if TABLE_BITS
+  VEC from_table = NAME(look_up)(bits);
+  return NAME(fused)(from_table * x, NAME(fused)(NAME(splat)(TABLE_SECOND), x, NAME(splat)(TABLE_FIRST)), from_table);
+#else
+  (void)bits;
+  return NAME(exp2_fraction)(x);
+#endif
 }
 
 /* sum[i][c] += sum_{begin <= l < end} a[i][l a_step] b[l][c]. The accumulators stay in registers once inlined. */
@@ -270,7 +289,7 @@ static void NAME(pack_weights)(const struct kernel_shape *shape, const double *w
     for (int64_t d = 0; d < width; d++) norm2 += w[r * width + d] * w[r * width + d];
     longest2 = norm2 > longest2 ? norm2 : longest2;
   }
-  *next = sqrt(longest2) * LONGEST_TOKEN > LONGEST_EXPONENT / 2;
+  *next = 1.01 * sqrt(longest2) * LONGEST_TOKEN + 1 > LONGEST_EXPONENT;
 }
 
 /* |x_i|^2 of n_rows rows. */

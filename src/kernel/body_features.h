@@ -19,7 +19,7 @@ struct NAME(tokens) {
  * tokens is followed by the exponentials of the block before, a vector to each step of the depth: the two need
  * different units of the core. */
 struct NAME(pass) {
-  const struct NAME(tokens) *tokens;
+  const struct NAME(tokens) * tokens;
   bool is_long; /* exponents may be too large for the quick way to integers */
   bool is_first_key, is_guess;
   int64_t panel, n_panels;
@@ -36,65 +36,104 @@ struct NAME(pass) {
   INT down[ROWS];
 };
 
-/* Finishes vector c of row i of the block before. */
-INLINE void NAME(weigh_key)(const bool is_long, struct NAME(pass) *pass, int64_t i, int c) {
-  VEC fraction;
-  INTS here = NAME(whole)(is_long, pass->u[i][c], &fraction) - pass->down[i];
-  INT *top = pass->top + c * LANES;
-  REAL *z = pass->z + c * LANES;
-  NAME(store_ints)(top, NAME(larger)(NAME(load_ints)(top), here));
-  VEC weight = NAME(scaled)(NAME(exp2_fraction)(fraction), here - NAME(load_ints)(pass->base + c * LANES));
-  NAME(store)(z, NAME(load)(z) + weight);
+/* Finishes vector c of row i of the block before. What is gathered over rows or vectors is the caller's to keep in
+ * registers: stores take turns with multiplications. */
+INLINE void NAME(weigh_key)(const bool is_long, struct NAME(pass) * pass, int64_t i, int64_t c, INTS *top, VEC *z) {
+  INTS here;
+  VEC fraction = NAME(exp2_parts)(is_long, pass->u[i][c], &here);
+  here -= pass->down[i];
+  *top = NAME(larger)(*top, here);
+  VEC weight = NAME(scaled)(fraction, here - NAME(load_ints)(pass->base + c * LANES));
+  *z += weight;
   NAME(store)(pass->features + (pass->at + i) * pass->row + c * LANES, weight);
 }
 
-INLINE void NAME(weigh_query)(const bool is_long, struct NAME(pass) *pass, int64_t i, int c) {
-  VEC fraction;
-  INTS here = NAME(whole)(is_long, pass->u[i][c], &fraction) - pass->down[i] + NAME(load_ints)(pass->base + c * LANES);
-  INTS *highest = pass->token_highest + pass->at + i;
+INLINE void NAME(weigh_query)(const bool is_long, struct NAME(pass) * pass, int64_t i, int64_t c, INTS *highest) {
+  INTS here;
+  VEC fraction = NAME(exp2_parts)(is_long, pass->u[i][c], &here);
+  here += NAME(load_ints)(pass->base + c * LANES) - pass->down[i];
   *highest = NAME(larger)(*highest, here);
-  VEC weight = NAME(scaled)(NAME(exp2_fraction)(fraction), here);
-  NAME(store)(pass->features + (pass->at + i) * pass->row + c * LANES, weight);
+  NAME(store)(pass->features + (pass->at + i) * pass->row + c * LANES, NAME(scaled)(fraction, here));
 }
 
-INLINE void NAME(weigh)(const bool is_key, const bool is_long, struct NAME(pass) *pass, int64_t i, int c) {
-  if (is_key) {
-    NAME(weigh_key)(is_long, pass, i, c);
-  } else {
-    NAME(weigh_query)(is_long, pass, i, c);
+/* A product that goes on while the block before is finished: step l of the depth. */
+struct NAME(product) {
+  const REAL *x[ROWS];
+  const REAL *weights;
+  int64_t width, l;
+  VEC u[ROWS][COLUMNS];
+};
+
+INLINE void NAME(step)(const int n_vectors, struct NAME(product) * product) {
+  NAME(multiply)
+  (n_vectors, product->l, NAME(smaller)(product->l + 1, product->width), product->x, 1, product->weights,
+   n_vectors * LANES, product->u);
+  product->l++;
+}
+
+/* Finishes n rows of the block before, with a step of the product (NULL: none) to each vector: the two need different
+ * units of the core. */
+INLINE void NAME(finish_keys)(const int n_vectors, const bool is_long, const int64_t n, struct NAME(pass) * pass,
+                              struct NAME(product) * product) {
+  for (int64_t c = 0; c < n_vectors; c++) {
+    INTS top = NAME(load_ints)(pass->top + c * LANES);
+    VEC z = NAME(load)(pass->z + c * LANES);
+    UNROLL for (int64_t i = 0; i < n; i++) {
+      if (product) NAME(step)(n_vectors, product);
+      NAME(weigh_key)(is_long, pass, i, c, &top, &z);
+    }
+    NAME(store_ints)(pass->top + c * LANES, top);
+    NAME(store)(pass->z + c * LANES, z);
   }
 }
 
-/* The rest of the block before, without a product to go with it. */
-INLINE void NAME(finish_block)(const bool is_key, const int n_vectors, struct NAME(pass) *pass) {
-  for (int64_t i = 0; i < pass->n_rows; i++) {
-    UNROLL for (int c = 0; c < n_vectors; c++) {
-      if (pass->is_long) {
-        NAME(weigh)(is_key, true, pass, i, c);
-      } else {
-        NAME(weigh)(is_key, false, pass, i, c);
-      }
+INLINE void NAME(finish_queries)(const int n_vectors, const bool is_long, const int64_t n, struct NAME(pass) * pass,
+                                 struct NAME(product) * product) {
+  for (int64_t i = 0; i < n; i++) {
+    INTS highest = pass->token_highest[pass->at + i];
+    UNROLL for (int64_t c = 0; c < n_vectors; c++) {
+      if (product) NAME(step)(n_vectors, product);
+      NAME(weigh_query)(is_long, pass, i, c, &highest);
     }
+    pass->token_highest[pass->at + i] = highest;
+  }
+}
+
+INLINE void NAME(finish)(const bool is_key, const int n_vectors, const bool is_long, const int64_t n,
+                         struct NAME(pass) * pass, struct NAME(product) * product) {
+  if (is_key) {
+    NAME(finish_keys)(n_vectors, is_long, n, pass, product);
+  } else {
+    NAME(finish_queries)(n_vectors, is_long, n, pass, product);
+  }
+}
+
+/* The block before, without a product to go with it. */
+INLINE void NAME(finish_alone)(const bool is_key, const int n_vectors, struct NAME(pass) * pass) {
+  if (pass->is_long) {
+    NAME(finish)(is_key, n_vectors, true, pass->n_rows, pass, NULL);
+  } else {
+    NAME(finish)(is_key, n_vectors, false, pass->n_rows, pass, NULL);
   }
   pass->n_rows = 0;
 }
 
 /* What must be known of the first key before any feature is stored: base. */
-INLINE void NAME(set_base)(const int n_vectors, struct NAME(pass) *pass) {
+INLINE void NAME(set_base)(const int n_vectors, struct NAME(pass) * pass) {
   UNROLL for (int c = 0; c < n_vectors; c++) {
-    VEC fraction;
-    INTS here = NAME(whole)(pass->is_long, pass->u[0][c], &fraction) - pass->down[0] + NAME(FIRST_KEY_ABOVE);
-    NAME(store_ints)(pass->base + c * LANES, here);
+    INTS here;
+    NAME(exp2_parts)(pass->is_long, pass->u[0][c], &here);
+    NAME(store_ints)(pass->base + c * LANES, here - pass->down[0] + NAME(FIRST_KEY_ABOVE));
   }
 }
 
 /* m of each query of a block. */
-INLINE void NAME(guess_tops)(struct NAME(pass) *pass) {
+INLINE void NAME(guess_tops)(struct NAME(pass) * pass) {
   UNROLL for (int i = 0; i < ROWS; i++) {
-    VEC fraction;
-    INTS here =
-        NAME(whole)(pass->is_long, pass->u[i][0], &fraction) - NAME(bits)(TO_INTEGER) + NAME(load_ints)(pass->base);
-    pass->token_top[pass->at + i] = NAME(largest)(here) + NAME(GUESS_ABOVE);
+    INTS here;
+    NAME(exp2_parts)(pass->is_long, pass->u[i][0], &here);
+    INT highest = NAME(largest)(here - BIAS + NAME(load_ints)(pass->base));
+    pass->token_top[pass->at + i] = highest + NAME(GUESS_ABOVE);
   }
 }
 
@@ -106,7 +145,7 @@ INLINE void NAME(fetch_row)(const REAL *x, int64_t stride, int64_t width, int64_
 }
 
 /* A panel's share of ROWS tokens of the next tile, while this one is computed with. */
-static void NAME(fetch_ahead)(const struct NAME(pass) *pass, const struct kernel_shape *shape, int64_t at) {
+static void NAME(fetch_ahead)(const struct NAME(pass) * pass, const struct kernel_shape *shape, int64_t at) {
   const struct NAME(tokens) *tokens = pass->tokens;
   for (int64_t i = pass->panel; i < ROWS; i += pass->n_panels) {
     NAME(fetch_row)(tokens->x, tokens->stride, shape->key_width, at + TILE + i);
@@ -116,34 +155,26 @@ static void NAME(fetch_ahead)(const struct NAME(pass) *pass, const struct kernel
 
 /* A block of tokens at `at`; finishes the one before. */
 INLINE void NAME(feature_block)(const bool is_key, const int n_vectors, int64_t width, const REAL *weights, int64_t at,
-                                struct NAME(pass) *pass) {
-  const REAL *x[ROWS];
-  VEC u[ROWS][COLUMNS];
+                                struct NAME(pass) * pass) {
+  struct NAME(product) product = {.weights = weights, .width = width};
   INT down[ROWS];
-  NAME(rows_at)(pass->tokens->x, pass->tokens->stride, at, pass->tokens->n, x);
+  NAME(rows_at)(pass->tokens->x, pass->tokens->stride, at, pass->tokens->n, product.x);
   UNROLL for (int i = 0; i < ROWS; i++) {
     double h = is_key ? pass->tokens->half_norm[NAME(smaller)(at + i, pass->tokens->n - 1)] : 0, whole = rint(h);
-    down[i] = NAME(bits)(TO_INTEGER) + (INT)whole;
-    UNROLL for (int c = 0; c < n_vectors; c++) u[i][c] = NAME(splat)((REAL)(whole - h));
+    down[i] = BIAS + (INT)whole;
+    UNROLL for (int c = 0; c < n_vectors; c++) product.u[i][c] = NAME(splat)((REAL)(whole - h));
   }
-  int64_t l = 0;
-  if (pass->is_long) NAME(finish_block)(is_key, n_vectors, pass);
-  for (int64_t i = 0; i < pass->n_rows; i++) {
-    UNROLL for (int c = 0; c < n_vectors; c++) {
-      NAME(multiply)(n_vectors, l, NAME(smaller)(l + 1, width), x, 1, weights, n_vectors * LANES, u);
-      NAME(weigh)(is_key, false, pass, i, c);
-      l++;
-    }
-  }
-  NAME(multiply)(n_vectors, l, width, x, 1, weights, n_vectors * LANES, u);
+  if (pass->is_long) NAME(finish_alone)(is_key, n_vectors, pass);
+  if (pass->n_rows != 0) NAME(finish)(is_key, n_vectors, false, ROWS, pass, &product);
+  NAME(multiply)(n_vectors, product.l, width, product.x, 1, weights, n_vectors * LANES, product.u);
   pass->at = at;
   pass->n_rows = NAME(smaller)(ROWS, pass->tokens->n - at);
-  memcpy(pass->u, u, sizeof u);
+  memcpy(pass->u, product.u, sizeof product.u);
   memcpy(pass->down, down, sizeof down);
 }
 
 INLINE void NAME(feature_panel)(const bool is_key, const int n_vectors, const struct kernel_shape *shape,
-                                const REAL *weights, struct NAME(pass) *pass) {
+                                const REAL *weights, struct NAME(pass) * pass) {
   pass->n_rows = 0;
   for (int64_t at = 0; at < pass->tokens->n; at += ROWS) {
     NAME(fetch_ahead)(pass, shape, at);
@@ -154,5 +185,5 @@ INLINE void NAME(feature_panel)(const bool is_key, const int n_vectors, const st
       for (int i = 0; i < ROWS; i++) pass->down[i] += pass->token_top[at + i];
     }
   }
-  NAME(finish_block)(is_key, n_vectors, pass);
+  NAME(finish_alone)(is_key, n_vectors, pass);
 }

@@ -7,7 +7,8 @@
  *   u_r = w'_r . x,   h = |x|^2 scale / (2 ln 2),   log2 of the feature's weight: l_r = u_r - h (the factor M^-1/2
  * cancels in every output). The half norm is split, h = H + eta with H = rint(h), and then
  *   n_r = rint(u_r - eta) - H,   f_r = (u_r - eta) - rint(u_r - eta),   phi_r = 2^f_r 2^n_r,   |f_r| <= 1/2,
- * so that the largest rounding error is one of u_r, and every change of scale is by an exact power of two. A query's
+ * so that the largest rounding error is one of u_r, and every change of scale is by an exact power of two. (A kernel
+ * may cut elsewhere, with -1/2 <= f_r <= 1, as long as integers are exact.) A query's
  * half norm cancels in its output and is left out: H = eta = 0.
  *
  * A sum holds keys of one run, or a state rounded for reading: row r, column e stand for s[r][e] 2^(exponent[r] +
