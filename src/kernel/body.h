@@ -317,21 +317,36 @@ static void NAME(norms)(int64_t n, int64_t width, const void *x, int64_t stride,
   for (; i < n; i++) NAME(norms_of)(1, width, rows + i * stride, stride, norm2 + i);
 }
 
-static void NAME(peaks)(int64_t n, int64_t width, const void *x, int64_t stride, void *peak) {
+/* Columns [at, at + n_vectors vectors) of NAME(peaks), all of them there or not. */
+INLINE void NAME(peaks_of)(const bool is_whole, const int n_vectors, int64_t n, int64_t n_columns, const REAL *x,
+                           int64_t stride, REAL *peak) {
   const INTS no_sign = NAME(splat_int)((INT)((REAL_BITS) ~(REAL_BITS)0 >> 1));
-  for (int64_t e = 0; e < width; e += LANES) {
-    const REAL *column = (const REAL *)x + e;
-    INTS highest = (INTS)NAME(load_first)((REAL *)peak + e, width - e);
-    if (width - e >= LANES) {
-      for (int64_t i = 0; i < n; i++) {
-        highest = NAME(larger)(highest, (INTS)NAME(load)(column + i * stride) & no_sign);
-      }
-    } else {
-      for (int64_t i = 0; i < n; i++) {
-        highest = NAME(larger)(highest, (INTS)NAME(load_first)(column + i * stride, width - e) & no_sign);
-      }
+  INTS highest[COLUMNS];
+  UNROLL for (int c = 0; c < n_vectors; c++) {
+    highest[c] = (INTS)NAME(load_first)(peak + c * LANES, n_columns - c * LANES);
+  }
+  for (int64_t i = 0; i < n; i++) {
+    UNROLL for (int c = 0; c < n_vectors; c++) {
+      const REAL *from = x + i * stride + c * LANES;
+      VEC row = is_whole ? NAME(load)(from) : NAME(load_first)(from, n_columns - c * LANES);
+      highest[c] = NAME(larger)(highest[c], (INTS)row & no_sign);
     }
-    NAME(store_first)((REAL *)peak + e, width - e, (VEC)highest);
+  }
+  UNROLL for (int c = 0; c < n_vectors; c++) {
+    NAME(store_first)(peak + c * LANES, n_columns - c * LANES, (VEC)highest[c]);
+  }
+}
+
+static void NAME(peaks)(int64_t n, int64_t width, const void *x, int64_t stride, void *peak) {
+  for (int64_t at = 0, n_vectors; at < width; at += n_vectors * LANES) {
+    n_vectors = NAME(vectors_at)(width, at);
+    const REAL *columns = (const REAL *)x + at;
+    REAL *peaks = (REAL *)peak + at;
+    if (width - at >= n_vectors * LANES) {
+      FOR_VECTORS(n_vectors, NAME(peaks_of)(true, N_VECTORS, n, width - at, columns, stride, peaks));
+    } else {
+      FOR_VECTORS(n_vectors, NAME(peaks_of)(false, N_VECTORS, n, width - at, columns, stride, peaks));
+    }
   }
 }
 

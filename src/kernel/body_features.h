@@ -15,9 +15,8 @@ struct NAME(tokens) {
   int64_t companion_stride;
 };
 
-/* Tokens on their way through one panel of features. The product of a block of
- * tokens is followed by the exponentials of the block before, a vector to each step of the depth: the two need
- * different units of the core. */
+/* Tokens on their way through one panel of features. The product of a block of tokens goes together with the
+ * exponentials of the block before. */
 struct NAME(pass) {
   const struct NAME(tokens) * tokens;
   bool is_long; /* exponents may be too large for the quick way to integers */
@@ -56,30 +55,31 @@ INLINE void NAME(weigh_query)(const bool is_long, struct NAME(pass) * pass, int6
   NAME(store)(pass->features + (pass->at + i) * pass->row + c * LANES, NAME(scaled)(fraction, here));
 }
 
-/* A product that goes on while the block before is finished: step l of the depth. */
+/* A product that goes on while the block before is finished, some steps of the depth at a time, from step l on. */
 struct NAME(product) {
   const REAL *x[ROWS];
   const REAL *weights;
-  int64_t width, l;
+  int64_t width, steps, l;
   VEC u[ROWS][COLUMNS];
 };
 
-INLINE void NAME(step)(const int n_vectors, struct NAME(product) * product) {
+INLINE void NAME(advance)(const int n_vectors, const bool is_deep, struct NAME(product) * product) {
+  int64_t steps = is_deep ? product->steps : 1;
   NAME(multiply)
-  (n_vectors, product->l, NAME(smaller)(product->l + 1, product->width), product->x, 1, product->weights,
+  (n_vectors, product->l, NAME(smaller)(product->l + steps, product->width), product->x, 1, product->weights,
    n_vectors * LANES, product->u);
-  product->l++;
+  product->l += steps;
 }
 
-/* Finishes n rows of the block before, with a step of the product (NULL: none) to each vector: the two need different
- * units of the core. */
+/* Finishes n rows of the block before. Each vector goes with some steps of the product (NULL: none): the two need
+ * different units of the core. */
 INLINE void NAME(finish_keys)(const int n_vectors, const bool is_long, const int64_t n, struct NAME(pass) * pass,
-                              struct NAME(product) * product) {
+                              const bool is_deep, struct NAME(product) * product) {
   for (int64_t c = 0; c < n_vectors; c++) {
     INTS top = NAME(load_ints)(pass->top + c * LANES);
     VEC z = NAME(load)(pass->z + c * LANES);
     UNROLL for (int64_t i = 0; i < n; i++) {
-      if (product) NAME(step)(n_vectors, product);
+      if (product) NAME(advance)(n_vectors, is_deep, product);
       NAME(weigh_key)(is_long, pass, i, c, &top, &z);
     }
     NAME(store_ints)(pass->top + c * LANES, top);
@@ -88,11 +88,11 @@ INLINE void NAME(finish_keys)(const int n_vectors, const bool is_long, const int
 }
 
 INLINE void NAME(finish_queries)(const int n_vectors, const bool is_long, const int64_t n, struct NAME(pass) * pass,
-                                 struct NAME(product) * product) {
+                                 const bool is_deep, struct NAME(product) * product) {
   for (int64_t i = 0; i < n; i++) {
     INTS highest = pass->token_highest[pass->at + i];
     UNROLL for (int64_t c = 0; c < n_vectors; c++) {
-      if (product) NAME(step)(n_vectors, product);
+      if (product) NAME(advance)(n_vectors, is_deep, product);
       NAME(weigh_query)(is_long, pass, i, c, &highest);
     }
     pass->token_highest[pass->at + i] = highest;
@@ -100,20 +100,20 @@ INLINE void NAME(finish_queries)(const int n_vectors, const bool is_long, const 
 }
 
 INLINE void NAME(finish)(const bool is_key, const int n_vectors, const bool is_long, const int64_t n,
-                         struct NAME(pass) * pass, struct NAME(product) * product) {
+                         struct NAME(pass) * pass, const bool is_deep, struct NAME(product) * product) {
   if (is_key) {
-    NAME(finish_keys)(n_vectors, is_long, n, pass, product);
+    NAME(finish_keys)(n_vectors, is_long, n, pass, is_deep, product);
   } else {
-    NAME(finish_queries)(n_vectors, is_long, n, pass, product);
+    NAME(finish_queries)(n_vectors, is_long, n, pass, is_deep, product);
   }
 }
 
 /* The block before, without a product to go with it. */
 INLINE void NAME(finish_alone)(const bool is_key, const int n_vectors, struct NAME(pass) * pass) {
   if (pass->is_long) {
-    NAME(finish)(is_key, n_vectors, true, pass->n_rows, pass, NULL);
+    NAME(finish)(is_key, n_vectors, true, pass->n_rows, pass, false, NULL);
   } else {
-    NAME(finish)(is_key, n_vectors, false, pass->n_rows, pass, NULL);
+    NAME(finish)(is_key, n_vectors, false, pass->n_rows, pass, false, NULL);
   }
   pass->n_rows = 0;
 }
@@ -154,9 +154,9 @@ static void NAME(fetch_ahead)(const struct NAME(pass) * pass, const struct kerne
 }
 
 /* A block of tokens at `at`; finishes the one before. */
-INLINE void NAME(feature_block)(const bool is_key, const int n_vectors, int64_t width, const REAL *weights, int64_t at,
-                                struct NAME(pass) * pass) {
-  struct NAME(product) product = {.weights = weights, .width = width};
+INLINE void NAME(feature_block)(const bool is_key, const int n_vectors, const bool is_deep, int64_t width,
+                                const REAL *weights, int64_t at, struct NAME(pass) * pass) {
+  struct NAME(product) product = {.weights = weights, .width = width, .steps = width / (ROWS * n_vectors)};
   INT down[ROWS];
   NAME(rows_at)(pass->tokens->x, pass->tokens->stride, at, pass->tokens->n, product.x);
   UNROLL for (int i = 0; i < ROWS; i++) {
@@ -165,7 +165,7 @@ INLINE void NAME(feature_block)(const bool is_key, const int n_vectors, int64_t 
     UNROLL for (int c = 0; c < n_vectors; c++) product.u[i][c] = NAME(splat)((REAL)(whole - h));
   }
   if (pass->is_long) NAME(finish_alone)(is_key, n_vectors, pass);
-  if (pass->n_rows != 0) NAME(finish)(is_key, n_vectors, false, ROWS, pass, &product);
+  if (pass->n_rows != 0) NAME(finish)(is_key, n_vectors, false, ROWS, pass, is_deep, &product);
   NAME(multiply)(n_vectors, product.l, width, product.x, 1, weights, n_vectors * LANES, product.u);
   pass->at = at;
   pass->n_rows = NAME(smaller)(ROWS, pass->tokens->n - at);
@@ -173,12 +173,13 @@ INLINE void NAME(feature_block)(const bool is_key, const int n_vectors, int64_t 
   memcpy(pass->down, down, sizeof down);
 }
 
-INLINE void NAME(feature_panel)(const bool is_key, const int n_vectors, const struct kernel_shape *shape,
-                                const REAL *weights, struct NAME(pass) * pass) {
+/* All tokens of a pass; is_deep: the depth has two steps or more for each vector of a block. */
+INLINE void NAME(feature_panel)(const bool is_key, const int n_vectors, const bool is_deep,
+                                const struct kernel_shape *shape, const REAL *weights, struct NAME(pass) * pass) {
   pass->n_rows = 0;
   for (int64_t at = 0; at < pass->tokens->n; at += ROWS) {
     NAME(fetch_ahead)(pass, shape, at);
-    NAME(feature_block)(is_key, n_vectors, shape->key_width, weights, at, pass);
+    NAME(feature_block)(is_key, n_vectors, is_deep, shape->key_width, weights, at, pass);
     if (is_key && at == 0 && pass->is_first_key) NAME(set_base)(n_vectors, pass);
     if (!is_key) {
       if (pass->is_guess) NAME(guess_tops)(pass);
@@ -186,4 +187,40 @@ INLINE void NAME(feature_panel)(const bool is_key, const int n_vectors, const st
     }
   }
   NAME(finish_alone)(is_key, n_vectors, pass);
+}
+
+/* Each a function of its own, as compilers keep less in registers when they see several at once. */
+#define PANEL(IS_KEY, N_VECTORS, IS_DEEP)                                                                              \
+  static __attribute__((noinline)) void NAME(panel_##IS_KEY##N_VECTORS##IS_DEEP)(                                      \
+      const struct kernel_shape *shape, const REAL *weights, const struct NAME(pass) * pass) {                         \
+    struct NAME(pass) own = *pass; /* whose members may be kept in registers */                                        \
+    NAME(feature_panel)(IS_KEY, N_VECTORS, IS_DEEP, shape, weights, &own);                                             \
+  }
+#define PANELS(N_VECTORS) PANEL(0, N_VECTORS, 0) PANEL(0, N_VECTORS, 1) PANEL(1, N_VECTORS, 0) PANEL(1, N_VECTORS, 1)
+PANELS(1)
+PANELS(2)
+#if COLUMNS == 4
+PANELS(3)
+PANELS(4)
+#endif
+#undef PANEL
+#undef PANELS
+
+static void NAME(panel)(bool is_key, int64_t n_vectors, const struct kernel_shape *shape, const REAL *weights,
+                        struct NAME(pass) * pass) {
+  static void (*const panels[COLUMNS][2][2])(const struct kernel_shape *, const REAL *, const struct NAME(pass) *) = {
+#define PANELS(N)                                                                                                      \
+  {                                                                                                                    \
+    {NAME(panel_0##N##0), NAME(panel_0##N##1)}, { NAME(panel_1##N##0), NAME(panel_1##N##1) }                           \
+  }
+    PANELS(1),
+    PANELS(2),
+#if COLUMNS == 4
+    PANELS(3),
+    PANELS(4),
+#endif
+#undef PANELS
+  };
+  bool is_deep = shape->key_width >= 2 * ROWS * n_vectors;
+  panels[n_vectors - 1][is_key][is_deep](shape, weights, pass);
 }

@@ -97,7 +97,7 @@ static void NAME(key_features)(const struct kernel_job *job, const struct NAME(t
     pass.top = scratch->top + at;
     pass.z = scratch->z + at;
     pass.features = scratch->key + scratch->waiting.n * scratch->key_row + at;
-    FOR_VECTORS(n_vectors, NAME(feature_panel)(true, N_VECTORS, job->shape, NAME(weights_at)(job, at), &pass));
+    NAME(panel)(true, n_vectors, job->shape, NAME(weights_at)(job, at), &pass);
     pass.panel++;
   }
 }

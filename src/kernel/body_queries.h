@@ -13,7 +13,7 @@ static void NAME(query_pass)(const struct kernel_job *job, const INT *base, bool
     pass->is_guess = is_guess && at == 0;
     pass->base = (INT *)base + at;
     pass->features = scratch->query + at;
-    FOR_VECTORS(n_vectors, NAME(feature_panel)(false, N_VECTORS, job->shape, NAME(weights_at)(job, at), pass));
+    NAME(panel)(false, n_vectors, job->shape, NAME(weights_at)(job, at), pass);
     pass->panel++;
   }
 }

@@ -109,7 +109,8 @@ static inline bool kernel_is_lost(double intra, int64_t intra_exponent, bool has
 
 extern const struct kernel kernel_reference;
 extern const struct kernel kernel_blas;
-extern const struct kernel kernel_avx512; /* on x86-64 */
+extern const struct kernel kernel_avx512; /* on x86-64, as the next */
+extern const struct kernel kernel_avx2;
 
 /* The kernels of this build, best first; NULL past the last. */
 const struct kernel *kernel_at(int index);

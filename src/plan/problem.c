@@ -59,7 +59,8 @@ static void check_choices(struct favor_context *context, const struct favor_prob
               LEAST_SCALE, MOST_SCALE);
   }
   if (!kernel_find(problem->kernel, (int)problem->precision)) {
-    dist_fail(context, FAVOR_EUSAGE, "kernel %s does not exist or this machine cannot run it", problem->kernel);
+    dist_fail(context, FAVOR_EUSAGE, "kernel %s does not exist, lacks the precision, or cannot run on this machine",
+              problem->kernel);
   }
   if (problem->threads < 0 || problem->block_tokens < 0 || problem->memory_bytes < 0) {
     dist_fail(context, FAVOR_EUSAGE, "threads, block_tokens and memory_bytes must not be negative");

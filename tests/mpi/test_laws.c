@@ -119,9 +119,9 @@ static void the_future_does_not_matter(void **state) {
   (void)state;
   struct run_contexts contexts = run_contexts_open();
   for (int precision = FAVOR_PRECISION_F32; precision <= FAVOR_PRECISION_F64; precision++)
-    for (uint64_t pass = 0; pass < 6; pass++) {
+    for (uint64_t pass = 0; pass < 2 * case_count_kernels((enum favor_precision)precision); pass++) {
       struct favor_problem problem = problem_of(true, (enum favor_precision)precision);
-      problem.kernel = case_kernel(pass / 2);
+      problem.kernel = case_kernel(pass / 2, problem.precision);
       struct favor_plan_info info = info_of(&contexts, &problem);
       int64_t tile = info.tile_tokens, run = info.run_tokens;
       problem.tokens = 3 * run + tile / 2;
@@ -187,7 +187,7 @@ static void for_each_kind(void (*body)(const struct run_contexts *contexts, cons
   for (int kind = 0; kind < 8; kind++) {
     enum favor_precision precision = kind % 4 < 2 ? FAVOR_PRECISION_F32 : FAVOR_PRECISION_F64;
     struct favor_problem problem = problem_of(kind % 2, precision);
-    problem.kernel = case_kernel((uint64_t)kind / 4);
+    problem.kernel = case_kernel((uint64_t)kind / 4, precision);
     problem.tokens = 3 * info_of(&contexts, &problem).run_tokens + 17;
     body(&contexts, &problem, precision == FAVOR_PRECISION_F32 ? 1e-6 : 1e-14);
   }

@@ -221,7 +221,7 @@ static void for_each_kind(void (*body)(const struct run_contexts *contexts, stru
   struct run_contexts contexts = run_contexts_open();
   for (int kind = 0; kind < 4; kind++) {
     struct favor_problem problem = problem_of(kind % 2, kind < 2 ? FAVOR_PRECISION_F32 : FAVOR_PRECISION_F64);
-    problem.kernel = case_kernel(first_kernel + (uint64_t)(kind + kind / 2));
+    problem.kernel = case_kernel(first_kernel + (uint64_t)(kind + kind / 2), problem.precision);
     body(&contexts, &problem);
   }
   run_contexts_close(&contexts);
@@ -286,7 +286,7 @@ static void lengths_that_do_not_divide_of(const struct run_contexts *contexts, s
 
 static void lengths_that_do_not_divide(void **state) {
   (void)state;
-  for_each_kind(lengths_that_do_not_divide_of, 1);
+  for_each_kind(lengths_that_do_not_divide_of, 2);
 }
 
 /* ---- keys whose weights span 2^40 -------------------------------------------------------------------------------- */
@@ -384,7 +384,7 @@ static void a_segment_alone_or_packed_of(const struct run_contexts *contexts, st
 
 static void a_segment_alone_or_packed(void **state) {
   (void)state;
-  for_each_kind(a_segment_alone_or_packed_of, 0);
+  for_each_kind(a_segment_alone_or_packed_of, 3);
 }
 
 /* ---- the projection ---------------------------------------------------------------------------------------------- */

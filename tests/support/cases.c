@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernel/kernel.h"
+
 enum stream { STREAM_SHAPE = 1, STREAM_SEGMENTS, STREAM_Q, STREAM_K, STREAM_V };
 
 /* The most multiply-adds of a case, so that 40 of them take seconds. */
@@ -45,11 +47,19 @@ static int64_t pick(struct draws *draws, const int64_t *from, int n) { return fr
 
 /* ---- shapes ------------------------------------------------------------------------------------------------------ */
 
-const char *case_kernel(uint64_t number) {
-  int n_supported = 0, index = 0;
-  for (int i = 0; favor_kernel_name(i) != NULL; i++) n_supported += favor_kernel_is_supported(i);
-  int wanted = (int)(number % (uint64_t)n_supported);
-  while (!favor_kernel_is_supported(index) || wanted-- > 0) index++;
+static bool can_run(int index, enum favor_precision precision) {
+  return kernel_find(favor_kernel_name(index), (int)precision) != NULL;
+}
+
+uint64_t case_count_kernels(enum favor_precision precision) {
+  uint64_t n = 0;
+  for (int i = 0; favor_kernel_name(i) != NULL; i++) n += can_run(i, precision);
+  return n;
+}
+
+const char *case_kernel(uint64_t number, enum favor_precision precision) {
+  int index = 0, wanted = (int)(number % case_count_kernels(precision));
+  while (!can_run(index, precision) || wanted-- > 0) index++;
   return favor_kernel_name(index);
 }
 
@@ -92,7 +102,7 @@ void case_draw(uint64_t number, struct test_case *c) {
   struct favor_problem *problem = &c->problem;
   problem->is_causal = number % 2 == 0;
   problem->precision = number / 2 % 2 == 0 ? FAVOR_PRECISION_F32 : FAVOR_PRECISION_F64;
-  problem->kernel = case_kernel(number / 4);
+  problem->kernel = case_kernel(number / 4, problem->precision);
   c->spread = spreads[number % 5];
   c->segment_style = (int)(number % 3);
   draw_size(c, &draws);

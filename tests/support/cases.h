@@ -21,8 +21,9 @@ void case_draw(uint64_t number, struct test_case *c);
 /* Tokens and segments. run_tokens is favor_plan_info.run_tokens of the problem that case_draw left. */
 void case_set_tokens(struct test_case *c, int64_t run_tokens);
 
-/* One of the kernels that this machine can run; numbers in a row take turns. */
-const char *case_kernel(uint64_t number);
+/* How many kernels this machine can run in this precision, and one of them: numbers in a row take turns. */
+uint64_t case_count_kernels(enum favor_precision precision);
+const char *case_kernel(uint64_t number, enum favor_precision precision);
 
 void case_release(struct test_case *c);
 
