@@ -259,9 +259,12 @@ static void swap_rows(double *x, double *y, int64_t width) {
   }
 }
 
-/* Keys and values in another order, inside each of two segments. */
-static void order_of(const struct run_contexts *contexts, const struct favor_problem *given, double bound) {
+/* Keys and values in another order, inside each of two segments. Values have random signs: a run of R of them sums to
+ * some sqrt(R), by way of R roundings of partial sums as large, so that its error is about sqrt(R) units of rounding. */
+static void order_of(const struct run_contexts *contexts, const struct favor_problem *given, double bound_of_one) {
   if (given->is_causal) return;
+  const double unit = given->precision == FAVOR_PRECISION_F64 ? 0x1p-53 : 0x1p-24;
+  const double bound = fmax(bound_of_one, unit * sqrt((double)info_of(contexts, given).run_tokens));
   struct favor_problem problem = *given;
   const int64_t segments[] = {0, problem.tokens / 3, problem.tokens};
   problem.segments = segments;
