@@ -223,6 +223,10 @@ struct favor_plan_info {
   const char *scan;   /* "none" where no scan or reduction is needed */
   int64_t grid_heads, grid_tokens;
   int threads;
+  int cores;           /* that this rank may run on; threads beyond them wait for each other */
+  bool is_bound;       /* whoever started this rank lets it run on a part of the machine only */
+  const char *binding; /* what each thread has for itself: "cores", "hardware threads", "none"; "environment": OpenMP's
+                          own variables say */
   int64_t tile_tokens, run_tokens; /* a run is what is added to a state at once: shards and steps are whole runs */
   int64_t block_tokens;
   size_t state_bytes;  /* one state of every key head of the problem */

@@ -183,7 +183,7 @@ static void run_every_grid(const struct run_contexts *contexts, const struct anc
     for (int64_t grid_tokens = 1; grid_heads * grid_tokens <= mpi_size(); grid_tokens++, turn++) {
       way.grid_heads = grid_heads;
       way.grid_tokens = grid_tokens;
-      way.threads = 1 + (int)(turn % 2);
+      way.threads = 1 + (int)(turn % 3);
       way.scan = (enum favor_scan)(turn % 4);
       way.block_tokens = blocks[turn % 3];
       run_one_way(contexts, a, &way, turn % 5 < 2 ? RUN_STEPS : RUN_EXECUTE, false);
@@ -197,7 +197,7 @@ static void run_every_scan(const struct run_contexts *contexts, const struct anc
   way.grid_tokens = mpi_size();
   for (int scan = FAVOR_SCAN_EXSCAN; scan <= FAVOR_SCAN_CHAIN; scan++) {
     way.scan = (enum favor_scan)scan;
-    way.threads = 1 + scan % 2;
+    way.threads = 1 + scan % 3;
     way.block_tokens = scan % 3 * run_tokens;
     run_one_way(contexts, a, &way, scan % 2 == 0 ? RUN_STEPS : RUN_EXECUTE, true);
   }
