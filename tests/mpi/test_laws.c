@@ -118,10 +118,12 @@ static void change_one(const struct run_contexts *contexts, const struct favor_p
 static void the_future_does_not_matter(void **state) {
   (void)state;
   struct run_contexts contexts = run_contexts_open();
-  for (int precision = FAVOR_PRECISION_F32; precision <= FAVOR_PRECISION_F64; precision++)
-    for (uint64_t pass = 0; pass < 2 * case_count_kernels((enum favor_precision)precision); pass++) {
+  for (int precision = FAVOR_PRECISION_F32; precision <= FAVOR_PRECISION_F64; precision++) {
+    const uint64_t n_positive = 2 * case_count_kernels((enum favor_precision)precision);
+    for (uint64_t pass = 0; pass < n_positive + 2; pass++) { /* the last two: both signs, with the first kernel */
       struct favor_problem problem = problem_of(true, (enum favor_precision)precision);
-      problem.kernel = case_kernel(pass / 2, problem.precision);
+      problem.map = pass < n_positive ? FAVOR_MAP_POSITIVE : FAVOR_MAP_HYPERBOLIC;
+      problem.kernel = case_kernel(pass % n_positive / 2, problem.precision);
       struct favor_plan_info info = info_of(&contexts, &problem);
       int64_t tile = info.tile_tokens, run = info.run_tokens;
       problem.tokens = 3 * run + tile / 2;
@@ -144,6 +146,7 @@ static void the_future_does_not_matter(void **state) {
       free(w);
       case_tensors_destroy(&t);
     }
+  }
   run_contexts_close(&contexts);
 }
 
@@ -180,14 +183,16 @@ static void a_prefix_stands_alone(void **state) {
 
 /* ---- constants, linearity, order --------------------------------------------------------------------------------- */
 
-/* Both modes in both precisions with two kernels, on several runs of tokens. `bound` is for that precision. */
+/* Both modes in both precisions with two kernels, and of the hyperbolic map with the first, on several runs of tokens.
+ * `bound` is for that precision. */
 static void for_each_kind(void (*body)(const struct run_contexts *contexts, const struct favor_problem *problem,
                                        double bound)) {
   struct run_contexts contexts = run_contexts_open();
-  for (int kind = 0; kind < 8; kind++) {
+  for (int kind = 0; kind < 12; kind++) {
     enum favor_precision precision = kind % 4 < 2 ? FAVOR_PRECISION_F32 : FAVOR_PRECISION_F64;
     struct favor_problem problem = problem_of(kind % 2, precision);
-    problem.kernel = case_kernel((uint64_t)kind / 4, precision);
+    problem.map = kind < 8 ? FAVOR_MAP_POSITIVE : FAVOR_MAP_HYPERBOLIC;
+    problem.kernel = case_kernel((uint64_t)kind % 8 / 4, precision);
     problem.tokens = 3 * info_of(&contexts, &problem).run_tokens + 17;
     body(&contexts, &problem, precision == FAVOR_PRECISION_F32 ? 1e-6 : 1e-14);
   }
@@ -260,7 +265,8 @@ static void swap_rows(double *x, double *y, int64_t width) {
 }
 
 /* Keys and values in another order, inside each of two segments. Values have random signs: a run of R of them sums to
- * some sqrt(R), by way of R roundings of partial sums as large, so that its error is about sqrt(R) units of rounding. */
+ * some sqrt(R), by way of R roundings of partial sums as large, so that its error is about sqrt(R) units of rounding.
+ */
 static void order_of(const struct run_contexts *contexts, const struct favor_problem *given, double bound_of_one) {
   if (given->is_causal) return;
   const double unit = given->precision == FAVOR_PRECISION_F64 ? 0x1p-53 : 0x1p-24;
@@ -311,6 +317,7 @@ static double oracle_error(const struct run_contexts *contexts, const struct fav
                                .value_width = t->value_width,
                                .features = problem->features,
                                .is_causal = problem->is_causal,
+                               .is_hyperbolic = problem->map == FAVOR_MAP_HYPERBOLIC,
                                .projection = w};
     int64_t kv = case_kv_head(problem, h);
     oracle_attend(&head, case_query(t, h, 0), case_key(t, kv, 0), case_value(t, kv, 0), expected);

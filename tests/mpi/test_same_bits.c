@@ -215,13 +215,16 @@ static struct favor_problem problem_of(bool is_causal, enum favor_precision prec
   return problem;
 }
 
-/* Both modes in both precisions; kernels take turns, starting with number `first_kernel`. */
+/* Both modes in both precisions, kernels taking turns from number `first_kernel` on; and both modes of the hyperbolic
+ * map with that kernel, one in each precision. */
 static void for_each_kind(void (*body)(const struct run_contexts *contexts, struct favor_problem *problem),
                           uint64_t first_kernel) {
   struct run_contexts contexts = run_contexts_open();
-  for (int kind = 0; kind < 4; kind++) {
-    struct favor_problem problem = problem_of(kind % 2, kind < 2 ? FAVOR_PRECISION_F32 : FAVOR_PRECISION_F64);
-    problem.kernel = case_kernel(first_kernel + (uint64_t)(kind + kind / 2), problem.precision);
+  for (int kind = 0; kind < 6; kind++) {
+    enum favor_precision precision = kind == 2 || kind == 3 || kind == 4 ? FAVOR_PRECISION_F64 : FAVOR_PRECISION_F32;
+    struct favor_problem problem = problem_of(kind % 2, precision);
+    problem.map = kind < 4 ? FAVOR_MAP_POSITIVE : FAVOR_MAP_HYPERBOLIC;
+    problem.kernel = case_kernel(first_kernel + (kind < 4 ? (uint64_t)(kind + kind / 2) : 0), precision);
     body(&contexts, &problem);
   }
   run_contexts_close(&contexts);
@@ -297,13 +300,13 @@ static double least_span_bits(const struct run_contexts *contexts, const struct 
   struct favor_plan *plan = NULL;
   if (favor_plan_create(contexts->self, problem, &plan) != FAVOR_OK) return 0;
   double *w = run_projection_of_head(plan, problem, 0), least = INFINITY;
-  for (int64_t r = 0; r < problem->features; r++) {
+  for (int64_t i = 0; i < (problem->map == FAVOR_MAP_HYPERBOLIC ? 2 : 1) * problem->features; i++) {
+    const double *row = w + i % problem->features * problem->key_width, sign = i < problem->features ? 1 : -1;
     double low = INFINITY, high = -INFINITY;
     for (int64_t j = 0; j < problem->tokens; j++) {
       const double *key = case_key(&a->tensors, 0, j);
       double l = 0;
-      for (int64_t d = 0; d < problem->key_width; d++)
-        l += w[r * problem->key_width + d] * key[d] - 0.5 * key[d] * key[d];
+      for (int64_t d = 0; d < problem->key_width; d++) l += sign * row[d] * key[d] - 0.5 * key[d] * key[d];
       low = fmin(low, l / 0.6931471805599453);
       high = fmax(high, l / 0.6931471805599453);
     }

@@ -39,13 +39,14 @@ static struct data *make_data(double spread) {
 }
 
 /* A plan whose first n tokens of the data were attended, so that its final state is the one after them. */
-static struct favor_plan *attend(struct data *data, int64_t n) {
+static struct favor_plan *attend(struct data *data, int64_t n, enum favor_map map) {
   struct favor_problem problem = favor_problem_default();
   problem.heads = HEADS;
   problem.kv_heads = KV_HEADS;
   problem.tokens = n;
   problem.key_width = D;
   problem.value_width = E;
+  problem.map = map;
   problem.features = 50;
   problem.is_causal = true;
   struct favor_plan *plan = NULL;
@@ -82,9 +83,9 @@ static double worst_head(struct data *data, int64_t begin) {
 
 static void decoding_is_the_batch(void **state) {
   (void)state;
-  for (double spread = 0.3; spread < 5; spread *= 3) {
-    struct data *data = make_data(spread);
-    struct favor_plan *plan = attend(data, TOKENS);
+  for (int i = 0; i < 6; i++) {
+    struct data *data = make_data(0.3 * pow(3, i / 2));
+    struct favor_plan *plan = attend(data, TOKENS, i % 2 ? FAVOR_MAP_HYPERBOLIC : FAVOR_MAP_POSITIVE);
     struct favor_decoder *decoder = NULL;
     assert_int_equal(favor_decoder_create(plan, &decoder), FAVOR_OK);
     decode(decoder, data, 0, TOKENS);
@@ -96,10 +97,9 @@ static void decoding_is_the_batch(void **state) {
 }
 
 /* From the batch's state after CUT tokens, and once more saved and loaded on the way. */
-static void states_go_in_and_out(void **state) {
-  (void)state;
+static void states_go_in_and_out_of(enum favor_map map) {
   struct data *data = make_data(1);
-  struct favor_plan *prefix = attend(data, CUT), *plan = attend(data, TOKENS);
+  struct favor_plan *prefix = attend(data, CUT, map), *plan = attend(data, TOKENS, map);
   struct favor_decoder *first = NULL, *second = NULL;
   void *bytes = malloc(favor_plan_export_bytes(plan));
   assert_int_equal(favor_decoder_create(plan, &first), FAVOR_OK);
@@ -126,10 +126,16 @@ static void states_go_in_and_out(void **state) {
   free(data);
 }
 
+static void states_go_in_and_out(void **state) {
+  (void)state;
+  states_go_in_and_out_of(FAVOR_MAP_POSITIVE);
+  states_go_in_and_out_of(FAVOR_MAP_HYPERBOLIC);
+}
+
 static void what_is_not_finite_changes_nothing(void **state) {
   (void)state;
   struct data *data = make_data(1);
-  struct favor_plan *plan = attend(data, TOKENS);
+  struct favor_plan *plan = attend(data, TOKENS, FAVOR_MAP_POSITIVE);
   struct favor_decoder *decoder = NULL;
   assert_int_equal(favor_decoder_create(plan, &decoder), FAVOR_OK);
   decode(decoder, data, 0, 10);
