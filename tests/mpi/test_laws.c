@@ -185,6 +185,8 @@ static void a_prefix_stands_alone(void **state) {
 
 /* Both modes in both precisions with two kernels, and of the hyperbolic map with the first, on several runs of tokens.
  * `bound` is for that precision. */
+/* The bound: values have random signs, so that a run of R of them sums to some sqrt(R), by way of R roundings of
+ * partial sums as large: an error of about sqrt(R) units of rounding. */
 static void for_each_kind(void (*body)(const struct run_contexts *contexts, const struct favor_problem *problem,
                                        double bound)) {
   struct run_contexts contexts = run_contexts_open();
@@ -193,8 +195,9 @@ static void for_each_kind(void (*body)(const struct run_contexts *contexts, cons
     struct favor_problem problem = problem_of(kind % 2, precision);
     problem.map = kind < 8 ? FAVOR_MAP_POSITIVE : FAVOR_MAP_HYPERBOLIC;
     problem.kernel = case_kernel((uint64_t)kind % 8 / 4, precision);
-    problem.tokens = 3 * info_of(&contexts, &problem).run_tokens + 17;
-    body(&contexts, &problem, precision == FAVOR_PRECISION_F32 ? 1e-6 : 1e-14);
+    const int64_t run = info_of(&contexts, &problem).run_tokens;
+    problem.tokens = 3 * run + 17;
+    body(&contexts, &problem, sqrt((double)run) * (precision == FAVOR_PRECISION_F32 ? 0x1p-24 : 0x1p-53));
   }
   run_contexts_close(&contexts);
 }
