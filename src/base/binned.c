@@ -77,8 +77,7 @@ static int64_t floor_divide(int64_t a, int64_t b) { return a / b - (a % b != 0 &
 static int32_t index_for(double x, int64_t shift) {
   int exponent;
   double fraction = frexp(fabs(x), &exponent); /* |x| = fraction 2^exponent, fraction in [1/2, 1) */
-  int64_t ceiling = exponent + shift - (fraction == 0.5);
-  return (int32_t)(-floor_divide(-(ceiling + 1), BINNED_WIDTH) - 1);
+  return (int32_t)floor_divide(exponent + shift - (fraction == 0.5), BINNED_WIDTH);
 }
 
 /* Makes `index` the index of element e: what falls below the lowest bin is dropped. */
@@ -136,6 +135,20 @@ VECTORS static void add_digits(int64_t n, const double *restrict y, int n_bins, 
   }
 }
 
+/* index_for of addends whose elements absorbed nothing, where sizes are ordinary. */
+VECTORS static void begin_elements(int64_t n, const double *restrict x, int64_t shift,
+                                   const int32_t *restrict column_shift, int32_t *restrict index) {
+  enum { LARGEST = 1 << 30, OFFSET = 1 << 25 }; /* unsigned division: quotients are moved up by the offset */
+  for (int64_t e = 0; e < n; e++) {
+    uint64_t bits = (uint64_t)integer_bits(fabs(x[e]));
+    int64_t exponent = (int64_t)(bits >> 52) - 1022, is_power = bits << 12 == 0;
+    int64_t ceiling = exponent + shift_at(shift, column_shift, e) - is_power;
+    int64_t is_ordinary = (bits >> 52 != 0) & (ceiling > -LARGEST) & (ceiling < LARGEST);
+    uint32_t quotient = (uint32_t)(ceiling + (int64_t)OFFSET * BINNED_WIDTH) / BINNED_WIDTH;
+    index[e] = is_ordinary & (index[e] == BINNED_NONE) ? (int32_t)quotient - OFFSET : index[e];
+  }
+}
+
 /* The addends whose elements are too low, or so small that their scale is no number: one at a time. An element that
  * absorbed nothing has an index below all, so that no scale covers it. */
 static void cover_addends(struct binned_row *row, int64_t first, int64_t n, const double *x, int64_t shift,
@@ -159,10 +172,18 @@ void binned_deposit(struct binned_row *row, int64_t first, int64_t n, const doub
     int64_t count = n - begin < CHUNK ? n - begin : CHUNK, at = first + begin;
     const int32_t *chunk_shift = column_shift ? column_shift + begin : NULL;
     if (scale_addends(count, x + begin, shift, chunk_shift, index_of(row) + at, y) != 0) {
-      cover_addends(row, at, count, x + begin, shift, chunk_shift, y);
+      begin_elements(count, x + begin, shift, chunk_shift, index_of(row) + at);
+      if (scale_addends(count, x + begin, shift, chunk_shift, index_of(row) + at, y) != 0) {
+        cover_addends(row, at, count, x + begin, shift, chunk_shift, y);
+      }
     }
     add_digits(count, y, row->n_bins, row->width, bins_of(row) + at);
   }
+}
+
+/* The sums of elements that have the same indices. */
+VECTORS static void add_bins(int64_t n, const int64_t *restrict from, int64_t *restrict into) {
+  for (int64_t i = 0; i < n; i++) into[i] += from[i];
 }
 
 static void merge_row(const struct binned_row *from, struct binned_row *into) {
@@ -172,6 +193,10 @@ static void merge_row(const struct binned_row *from, struct binned_row *into) {
   const int64_t *from_bins = bins_of_const(from);
   int32_t *index = index_of(into);
   int64_t *bins = bins_of(into), width = into->width;
+  if (memcmp(from_index, index, (size_t)width * sizeof *index) == 0) {
+    add_bins(into->n_bins * width, from_bins, bins);
+    return;
+  }
   for (int64_t e = 0; e < width; e++) {
     if (from_index[e] == BINNED_NONE) continue;
     if (index[e] == BINNED_NONE || from_index[e] > index[e]) raise_index(into, e, from_index[e]);

@@ -7,8 +7,6 @@
 #ifndef FAVOR_CORE_ATTEND_H
 #define FAVOR_CORE_ATTEND_H
 
-#include <omp.h>
-
 #include "core/worker.h"
 
 /* Keys and values of a piece; its queries are a struct kernel_queries of n tokens, of which scale and is_lost are not
@@ -18,9 +16,9 @@ struct piece_keys {
   const void *k, *v;
   int64_t k_stride, v_stride;
 };
-/* Adds the piece's keys and values to the state, run by run, under the lock (NULL: nobody else adds). */
+/* Adds the piece's keys and values to the state, run by run. */
 bool attend_absorb(const struct engine *engine, struct worker *worker, const struct head_weights *weights,
-                   const struct piece_keys *keys, omp_lock_t *lock, void *rows, struct refusal *refusal);
+                   const struct piece_keys *keys, void *rows, struct refusal *refusal);
 
 /* Bidirectional outputs of the piece's queries (kernel.h; n of any size) from a complete state, which stands in
  * worker->view (state_view). */

@@ -32,13 +32,11 @@ static bool absorb_run(const struct engine *engine, struct worker *worker, const
 }
 
 bool attend_absorb(const struct engine *engine, struct worker *worker, const struct head_weights *weights,
-                   const struct piece_keys *keys, omp_lock_t *lock, void *rows, struct refusal *refusal) {
+                   const struct piece_keys *keys, void *rows, struct refusal *refusal) {
   int64_t run = engine_run_tokens(engine);
   for (int64_t begin = 0; begin < keys->n; begin += run) {
     if (!absorb_run(engine, worker, weights, keys, begin, smaller(begin + run, keys->n), refusal)) return false;
-    if (lock) omp_set_lock(lock);
     state_deposit(engine, &worker->run, worker->row, rows);
-    if (lock) omp_unset_lock(lock);
   }
   return true;
 }

@@ -65,8 +65,8 @@ static struct worker *own_worker(struct favor_plan *plan) { return plan->workers
 static void absorb(const struct work *work, void *rows) {
   struct piece_keys keys = keys_of(work);
   struct refusal refusal;
-  if (!attend_absorb(&work->plan->engine, own_worker(work->plan), plan_weights(work->plan, work->unit), &keys, NULL,
-                     rows, &refusal)) {
+  if (!attend_absorb(&work->plan->engine, own_worker(work->plan), plan_weights(work->plan, work->unit), &keys, rows,
+                     &refusal)) {
     refuse(work, refusal);
   }
 }
