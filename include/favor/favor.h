@@ -250,6 +250,7 @@ struct favor_plan_times {
   double features_state_s; /* absorbing keys and values */
   double reduce_s;         /* blocked in combine */
   double output_s;         /* emitting */
+  double accumulate_s;     /* of absorbing and emitting, by all threads: runs into the reproducible state, and reading it */
   int64_t bytes_sent;      /* state bytes that this rank sent */
 };
 /* Local: of the run since favor_plan_begin. */

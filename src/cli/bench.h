@@ -35,6 +35,7 @@ struct bench_run {
   int rounds;
   double seconds, spread; /* an execution: median, and (largest - smallest) / median */
   double cpu_share;       /* of its threads' time in which this process ran; below 1: others had the core */
+  double accumulate_share; /* of its threads' time that the reproducible state took: the price of the same bits */
   double blas_seconds;    /* of kernel blas, a token and head; 0: it has not the precision */
 };
 

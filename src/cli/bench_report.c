@@ -40,7 +40,7 @@ static json_t *pack_run(const struct bench *bench, const struct bench_run *run) 
   const struct bench_work *work = &run->work;
   char name[96];
   return json_pack(
-      "{s:s, s:b, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:s, s:s, s:s, s:i, s:i, s:f, s:f, s:f, s:f, s:f, s:o, s:f}",
+      "{s:s, s:b, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:s, s:s, s:s, s:i, s:i, s:f, s:f, s:f, s:f, s:f, s:f, s:o, s:f}",
       "name", name_of(run, name), "causal", (int)work->is_causal, "map",
       options_text(bench->command->options, OPTION_MAP), "projection",
       options_text(bench->command->options, OPTION_PROJECTION), "heads", (json_int_t)work->heads, "tokens",
@@ -48,7 +48,7 @@ static json_t *pack_run(const struct bench *bench, const struct bench_run *run) 
       (json_int_t)work->features, "kernel", run->kernel->kernel->name, "precision", run->kernel->precision, "peak_isa",
       peak_name(run->kernel->isa), "threads", bench->threads, "repetitions", run->rounds, "ns_per_token_head",
       ns_of(run), "spread", run->spread, "cpu_share", run->cpu_share, "gflops", gflops_of(run), "peak_ratio",
-      gflops_of(run) / peak_of(bench, run), "blas_ns_per_token_head",
+      gflops_of(run) / peak_of(bench, run), "same_bits_share", run->accumulate_share, "blas_ns_per_token_head",
       run->blas_seconds > 0 ? json_real(1e9 * run->blas_seconds) : json_null(), "relative_error", run->relative_error);
 }
 
@@ -98,9 +98,10 @@ static void print_run(const struct bench *bench, const struct bench_run *run, co
     snprintf(ns, sizeof ns, "%.1f", 1e9 * run->blas_seconds);
     snprintf(times, sizeof times, "%.2f", 1e9 * run->blas_seconds / ns_of(run));
   }
-  printf("%-32s%-11s%-5s%9.1f%7.1f%%%6.0f%%%9.1f  %.3f %-11s%9s%7s%9.1e\n", name, run->kernel->kernel->name,
+  printf("%-32s%-11s%-5s%9.1f%7.1f%%%6.0f%%%9.1f  %.3f %-11s%7.1f%%%9s%7s%9.1e\n", name, run->kernel->kernel->name,
          run->kernel->precision, ns_of(run), 100 * run->spread, 100 * run->cpu_share, gflops_of(run),
-         gflops_of(run) / peak_of(bench, run), peak_name(run->kernel->isa), ns, times, run->relative_error);
+         gflops_of(run) / peak_of(bench, run), peak_name(run->kernel->isa), 100 * run->accumulate_share, ns, times,
+         run->relative_error);
 }
 
 static void print_table(const struct bench *bench) {
@@ -108,8 +109,8 @@ static void print_table(const struct bench *bench) {
   int n_repetitions = BENCH_MOST_ROUNDS;
   bool is_busy = false;
   print_peaks(bench);
-  printf("BLAS %s\n\n%-32s%-11s%-5s%9s%8s%7s%9s  %-17s%9s%7s%9s\n", favor_blas_description(), "", "kernel", "", "ns",
-         "spread", "CPU", "GFLOP/s", "of the peak of", "BLAS ns", "times", "error");
+  printf("BLAS %s\n\n%-32s%-11s%-5s%9s%8s%7s%9s  %-17s%8s%9s%7s%9s\n", favor_blas_description(), "", "kernel", "", "ns",
+         "spread", "CPU", "GFLOP/s", "of the peak of", "bits", "BLAS ns", "times", "error");
   for (int i = 0; i < bench->n_runs; i++) {
     const struct bench_run *run = &bench->runs[i];
     name_of(run, names[i % 2]);
@@ -122,6 +123,7 @@ static void print_table(const struct bench *bench) {
   printf("\n%d thread%s; map %s; ns a token and head, medians of at least %d repetitions; GFLOP/s count 4 M (D+%sE)\n",
          bench->threads, bench->threads == 1 ? "" : "s", options_text(options, OPTION_MAP), n_repetitions,
          has_both_signs ? "2" : "");
+  puts("bits: the share of the time that the reproducible state takes, the price of the same bits on any ranks");
   if (is_busy) puts("others used the cores meanwhile (CPU): the ratios are lower than on an idle machine");
   if (bench->n_works_left_out > 0) {
     printf("for the time, %d more shapes were left out; --shape and --features ask for one\n", bench->n_works_left_out);

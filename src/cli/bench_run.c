@@ -19,7 +19,7 @@ struct station {
   struct favor_plan *plan;
   struct favor_input q, k, v;
   struct favor_output out;
-  double seconds[BENCH_MOST_ROUNDS];
+  double seconds[BENCH_MOST_ROUNDS], accumulate_shares[BENCH_MOST_ROUNDS];
   double cpu_seconds; /* of all rounds */
 };
 
@@ -117,6 +117,9 @@ static enum favor_status time_round(struct bench *bench, struct station *station
     enum favor_status status = execute(bench, &stations[i]);
     stations[i].seconds[round] = clock_now_s() - begin;
     stations[i].cpu_seconds += cpu_now_s() - cpu_begin;
+    struct favor_plan_times times;
+    favor_plan_times(stations[i].plan, &times);
+    stations[i].accumulate_shares[round] = times.accumulate_s / (stations[i].seconds[round] * bench->threads);
     if (status != FAVOR_OK) return status;
   }
   return FAVOR_OK;
@@ -136,6 +139,7 @@ static void conclude(struct bench *bench, struct station *stations, int n, int n
     run->rounds = n_rounds;
     run->cpu_share = stations[i].cpu_seconds / (all * bench->threads);
     run->seconds = bench_median(stations[i].seconds, n_rounds);
+    run->accumulate_share = bench_median(stations[i].accumulate_shares, n_rounds);
     run->spread = (stations[i].seconds[n_rounds - 1] - stations[i].seconds[0]) / run->seconds;
     if (run->kernel->kernel == &kernel_blas) blas_seconds = seconds_a_row(&stations[i]);
   }

@@ -21,7 +21,7 @@ bool attend_absorb(const struct engine *engine, struct worker *worker, const str
                    const struct piece_keys *keys, void *rows, struct refusal *refusal);
 
 /* Bidirectional outputs of the piece's queries (kernel.h; n of any size) from a complete state, which stands in
- * worker->view (state_view). */
+ * worker->view (worker_view). */
 bool attend_emit(const struct engine *engine, struct worker *worker, const struct head_weights *weights,
                  const struct kernel_queries *queries, struct refusal *refusal);
 

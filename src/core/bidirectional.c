@@ -36,7 +36,7 @@ bool attend_absorb(const struct engine *engine, struct worker *worker, const str
   int64_t run = engine_run_tokens(engine);
   for (int64_t begin = 0; begin < keys->n; begin += run) {
     if (!absorb_run(engine, worker, weights, keys, begin, smaller(begin + run, keys->n), refusal)) return false;
-    state_deposit(engine, &worker->run, worker->row, rows);
+    worker_deposit(engine, worker, rows);
   }
   return true;
 }

@@ -110,7 +110,7 @@ bool attend_causal(const struct engine *engine, struct worker *worker, const str
   for (int64_t t = 0, n; t < keys->n; t += n) {
     if (t % run == 0) {
       sum_clear(engine, &worker->run);
-      state_view(engine, rows, worker->row, &worker->view);
+      worker_view(engine, worker, rows);
     }
     n = smaller(t / tile * tile + tile, keys->n) - t;
     struct kernel_keys tile_keys = {.n = n,
@@ -130,7 +130,7 @@ bool attend_causal(const struct engine *engine, struct worker *worker, const str
     tile_keys.n = tile_queries.n = n;
     causal_tile(engine, worker, weights, &tile_keys, &tile_queries);
     bool is_run_end = (t + n) % run == 0 || t + n >= keys->n;
-    if (is_run_end) state_deposit(engine, &worker->run, worker->row, rows);
+    if (is_run_end) worker_deposit(engine, worker, rows);
   }
   return true;
 }

@@ -3,6 +3,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "base/clock.h"
+
 static size_t round_up(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
 /* Hands out pieces of one block of memory; with next == NULL only adds up. */
@@ -204,4 +206,16 @@ void worker_project(const struct engine *engine, const struct head_weights *weig
     l[r] = sum - half_norm;
     if (has_both_signs) l[directions + r] = -sum - half_norm;
   }
+}
+
+void worker_deposit(const struct engine *engine, struct worker *worker, void *rows) {
+  const double begin = clock_now_s();
+  state_deposit(engine, &worker->run, worker->row, rows);
+  worker->accumulate_s += clock_now_s() - begin;
+}
+
+void worker_view(const struct engine *engine, struct worker *worker, const void *rows) {
+  const double begin = clock_now_s();
+  state_view(engine, rows, worker->row, &worker->view);
+  worker->accumulate_s += clock_now_s() - begin;
 }

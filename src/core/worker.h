@@ -30,6 +30,7 @@ struct worker {
   void *out_scale;                     /* real [E] */
   double *exact;                       /* 2 M + E, for rows that f32 lost */
   bool *is_lost;                       /* [heads_per_key][tile] */
+  double accumulate_s;                 /* spent in worker_deposit and worker_view */
 };
 
 size_t worker_bytes(const struct engine *engine);
@@ -52,6 +53,10 @@ const void *worker_scale(const struct engine *engine, const int32_t *shift, int 
  * no value, however large, costs an earlier output a bit. */
 int64_t worker_settle_shifts(const struct engine *engine, struct worker *worker, int64_t n, const void *v,
                              int64_t v_stride, struct sum *run);
+
+/* The run into a state, and a state rounded to worker->view; timed. */
+void worker_deposit(const struct engine *engine, struct worker *worker, void *rows);
+void worker_view(const struct engine *engine, struct worker *worker, const void *rows);
 
 /* Checks at most a tile of queries of every head. */
 bool worker_measure_queries(const struct engine *engine, struct worker *worker, const struct kernel_queries *queries,

@@ -64,4 +64,7 @@ void favor_plan_describe(const struct favor_plan *plan, char *text, size_t size)
 
 const void *favor_plan_projection(const struct favor_plan *plan) { return plan->stored_projection; }
 
-void favor_plan_times(const struct favor_plan *plan, struct favor_plan_times *times) { *times = plan->times; }
+void favor_plan_times(const struct favor_plan *plan, struct favor_plan_times *times) {
+  *times = plan->times;
+  for (int i = 0; i < plan->threads; i++) times->accumulate_s += plan->workers[i]->accumulate_s;
+}

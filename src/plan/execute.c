@@ -21,6 +21,7 @@ void favor_plan_begin(struct favor_plan *plan) {
   plan->outcome = FAVOR_OK;
   plan->is_combining = false;
   plan->times = (struct favor_plan_times){0};
+  for (int i = 0; i < plan->threads; i++) plan->workers[i]->accumulate_s = 0;
   plan->bytes_sent_before = 0;
   for (int parity = 0; parity < 2; parity++) {
     if (plan->groups[parity]) plan->bytes_sent_before += dist_group_bytes_sent(plan->groups[parity]);

@@ -230,7 +230,7 @@ static void emit_range(struct favor_plan *plan, const struct step_arrays *arrays
       struct work work = {plan, arrays, unit, {range.begin + i % n_tiles * tile, 0}};
       work.range.end = work.range.begin + (end - i) * tile;
       if (work.range.end > range.end) work.range.end = range.end;
-      if (unit != viewed) state_view(&plan->engine, plan_unit_rows(plan, rows, unit), worker->row, &worker->view);
+      if (unit != viewed) worker_view(&plan->engine, worker, plan_unit_rows(plan, rows, unit));
       viewed = unit;
       emit(&work);
     }
@@ -324,7 +324,7 @@ static void attend_alone(const struct work *work) {
     return;
   }
   absorb(work, worker->rows);
-  state_view(&plan->engine, worker->rows, worker->row, &worker->view);
+  worker_view(&plan->engine, worker, worker->rows);
   if (!worker->view.kernel.is_empty) emit(work);
 }
 
