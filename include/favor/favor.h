@@ -92,7 +92,7 @@ FAVOR_API int favor_context_size(const struct favor_context *context);
 /* ---- problem ---------------------------------------------------------------------------------------------------- */
 
 enum favor_map { FAVOR_MAP_POSITIVE = 0, FAVOR_MAP_HYPERBOLIC };
-enum favor_projection { FAVOR_PROJECTION_ORTHOGONAL = 0, FAVOR_PROJECTION_GAUSSIAN };
+enum favor_projection { FAVOR_PROJECTION_ORTHOGONAL = 0, FAVOR_PROJECTION_GAUSSIAN, FAVOR_PROJECTION_HADAMARD };
 enum favor_row_norm { FAVOR_ROW_NORM_SQRT = 0, FAVOR_ROW_NORM_CHI };
 enum favor_precision { FAVOR_PRECISION_F32 = 0, FAVOR_PRECISION_F64 };
 enum favor_scan { FAVOR_SCAN_AUTO = 0, FAVOR_SCAN_EXSCAN, FAVOR_SCAN_DOUBLING, FAVOR_SCAN_CHAIN };

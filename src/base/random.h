@@ -6,7 +6,7 @@
 #include <stdint.h>
 
 /* What a stream is for; part of its key, so that no two uses share numbers. */
-enum random_purpose { RANDOM_PROJECTION, RANDOM_ROW_NORM, RANDOM_MAKE, RANDOM_EMBEDDING, RANDOM_SAMPLE };
+enum random_purpose { RANDOM_PROJECTION, RANDOM_ROW_NORM, RANDOM_MAKE, RANDOM_EMBEDDING, RANDOM_SAMPLE, RANDOM_SIGN };
 
 struct random_stream {
   uint32_t key[2];

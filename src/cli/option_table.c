@@ -4,7 +4,7 @@
 
 static const char *const methods[] = {"favor", NULL};
 static const char *const maps[] = {"positive", "hyperbolic", NULL};
-static const char *const projections[] = {"orthogonal", "gaussian", NULL};
+static const char *const projections[] = {"orthogonal", "gaussian", "hadamard", NULL};
 static const char *const row_norms[] = {"sqrt", "chi", NULL};
 static const char *const precisions[] = {"f32", "f64", NULL};
 static const char *const scans[] = {"auto", "exscan", "doubling", "chain", NULL};

@@ -30,6 +30,13 @@ static const struct {
     [FAVOR_PROJECTION_GAUSSIAN] = {NULL, true},
 };
 
+/* The seed of everything drawn for one layer and redraw. */
+static uint64_t seed_of(const struct projection_name *name) {
+  return random_bits(&(struct random_stream){.key = {(uint32_t)name->seed, (uint32_t)(name->seed >> 32)},
+                                             .words = {(uint32_t)name->redraw, (uint32_t)(name->redraw >> 32)}},
+                     name->layer);
+}
+
 size_t projection_work_count(int64_t width) { return (size_t)width * (size_t)width + 2 * (size_t)width; }
 
 /* The length of a normal row of this width. */
@@ -41,10 +48,7 @@ static double chi(const struct random_stream *stream, int64_t row, int64_t width
 enum favor_status projection_draw(enum favor_projection kind, enum favor_row_norm row_norm,
                                   const struct projection_name *name, int64_t features, int64_t width, double *work,
                                   double *w) {
-  uint64_t seed =
-      random_bits(&(struct random_stream){.key = {(uint32_t)name->seed, (uint32_t)(name->seed >> 32)},
-                                          .words = {(uint32_t)name->redraw, (uint32_t)(name->redraw >> 32)}},
-                  name->layer);
+  uint64_t seed = seed_of(name);
   struct random_stream entries = random_stream(seed, RANDOM_PROJECTION, (uint64_t)name->key_head, 0);
   struct random_stream lengths = random_stream(seed, RANDOM_ROW_NORM, (uint64_t)name->key_head, 0);
   double *block = work, *rest = work + width * width;
@@ -66,4 +70,61 @@ enum favor_status projection_draw(enum favor_projection kind, enum favor_row_nor
     }
   }
   return FAVOR_OK;
+}
+
+/* ---- Hadamard ---------------------------------------------------------------------------------------------------- */
+
+int64_t projection_hadamard_width(int64_t width) {
+  int64_t padded = 1;
+  while (padded < width) padded *= 2;
+  return padded;
+}
+
+static int64_t blocks_of(int64_t features, int64_t padded) { return (features + padded - 1) / padded; }
+
+int64_t projection_signs_count(int64_t features, int64_t width) {
+  int64_t padded = projection_hadamard_width(width);
+  return (1 + 2 * blocks_of(features, padded)) * padded;
+}
+
+/* x = H x, not normalised, by the fast Walsh-Hadamard transform. */
+static void transform(int64_t n, double *x) {
+  for (int64_t half = 1; half < n; half *= 2) {
+    for (int64_t i = 0; i < n; i++) {
+      if (i & half) continue;
+      double a = x[i], b = x[i + half];
+      x[i] = a + b;
+      x[i + half] = a - b;
+    }
+  }
+}
+
+/* One sign a bit of the stream: its element 64 i + j is bit j of number i. */
+static void draw_signs(const struct random_stream *stream, int64_t n, double *signs) {
+  for (int64_t i = 0; i < n; i++) {
+    signs[i] = random_bits(stream, (uint64_t)i / 64) >> (i % 64) & 1 ? -1 : 1;
+  }
+}
+
+void projection_draw_hadamard(enum favor_row_norm row_norm, const struct projection_name *name, int64_t features,
+                              int64_t width, double *work, double *signs, double *lengths, double *w) {
+  uint64_t seed = seed_of(name);
+  int64_t padded = projection_hadamard_width(width);
+  struct random_stream bits = random_stream(seed, RANDOM_SIGN, (uint64_t)name->key_head, 0);
+  struct random_stream normals = random_stream(seed, RANDOM_ROW_NORM, (uint64_t)name->key_head, 0);
+  draw_signs(&bits, projection_signs_count(features, width), signs);
+  double *row = work;
+  for (int64_t r = 0; r < features; r++) {
+    const double *own = signs + (1 + 2 * (r / padded)) * padded;
+    lengths[r] = row_norm == FAVOR_ROW_NORM_CHI ? chi(&normals, r, padded, row) : sqrt((double)padded);
+    /* (H D2 H D1 H D0)^T e_i from the right: all matrices are symmetric. */
+    for (int64_t d = 0; d < padded; d++) row[d] = d == r % padded;
+    for (int round = 2; round >= 0; round--) {
+      const double *of_round = round == 0 ? signs : own + (round - 1) * padded;
+      transform(padded, row);
+      for (int64_t d = 0; d < padded; d++) row[d] *= of_round[d];
+    }
+    double factor = lengths[r] / ((double)padded * sqrt((double)padded));
+    for (int64_t d = 0; d < width; d++) w[r * width + d] = row[d] * factor;
+  }
 }

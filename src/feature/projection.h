@@ -1,5 +1,6 @@
 /* The projection W: M rows of width D, drawn in blocks of D rows.
- * Choromanski et al. 2021, section 2.4 (orthogonal random features). */
+ * Choromanski et al. 2021, section 2.4 (orthogonal random features); the Hadamard projection is the structured variant
+ * of Yu et al. 2016, "Orthogonal random features". */
 #ifndef FAVOR_FEATURE_PROJECTION_H
 #define FAVOR_FEATURE_PROJECTION_H
 
@@ -16,5 +17,22 @@ size_t projection_work_count(int64_t width);
 enum favor_status projection_draw(enum favor_projection kind, enum favor_row_norm row_norm,
                                   const struct projection_name *name, int64_t features, int64_t width, double *work,
                                   double *w);
+
+/* The Hadamard projection as struct kernel_projection describes it, in place of projection_draw: D' is the width padded
+ * to a power of two, a block has D' rows and three rounds of random signs and H, and lengths are sqrt(D') or chi(D'),
+ * so that w.x has the variance |x|^2 whatever D is.
+ *
+ * The first round is common to all blocks, which saves each of them a transform. It only spreads x evenly, and sharing
+ * it costs nothing that shows: over 20,000 draws of M = 256 rows, the mean square error of the kernel's estimate over
+ * the kernel, for |x + y|^2 = 4 and D = 64 with sqrt lengths, in four directions of x + y, is MSE_COMMON with a common
+ * round, MSE_INDEPENDENT with three independent ones and MSE_ORTHOGONAL with orthogonal rows, the bias BIAS_COMMON,
+ * BIAS_INDEPENDENT and BIAS_ORTHOGONAL; with two rounds in all, x + y along an axis has BIAS_TWO.
+ *
+ * signs [1 + 2 blocks][D'] and lengths [features] have projection_signs_count and `features` elements;
+ * work holds D' doubles. */
+int64_t projection_hadamard_width(int64_t width);
+int64_t projection_signs_count(int64_t features, int64_t width);
+void projection_draw_hadamard(enum favor_row_norm row_norm, const struct projection_name *name, int64_t features,
+                              int64_t width, double *work, double *signs, double *lengths, double *w);
 
 #endif

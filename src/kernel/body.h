@@ -237,8 +237,15 @@ struct NAME(scratch) {
   INT *state_base;     /* [m_row]: the exponents that queries are stored at */
   REAL *state_z;       /* [m_row] */
   REAL *state_s;       /* [M][s_stride] */
+  REAL *mixed;         /* [rows of a Hadamard block][LANES]: tokens after the common round */
+  REAL *turned;        /* the same: in the rounds of a block */
   struct NAME(waiting) waiting;
 };
+
+/* Rows of a block of the fast transform; 0 for a dense projection. */
+INLINE int64_t NAME(hadamard_rows)(const struct kernel_shape *shape) {
+  return shape->hadamard_width == 0 || shape->hadamard_width > LANES ? shape->hadamard_width : LANES;
+}
 
 static size_t NAME(carve)(const struct kernel_shape *shape, void *memory, struct NAME(scratch) * scratch) {
   int64_t m_row = NAME(round_up)(shape->features, LANES), key_row = (m_row / LANES | 1) * LANES;
@@ -272,6 +279,8 @@ static size_t NAME(carve)(const struct kernel_shape *shape, void *memory, struct
   TAKE(state_base, m_row);
   TAKE(state_z, m_row);
   TAKE(state_s, shape->features * shape->s_stride);
+  TAKE(mixed, NAME(hadamard_rows)(shape) * LANES);
+  TAKE(turned, NAME(hadamard_rows)(shape) * LANES);
 #undef TAKE
   return total;
 }
@@ -283,36 +292,56 @@ static size_t NAME(scratch_bytes)(const struct kernel_shape *shape) {
 
 /* ---- weights and measures ---------------------------------------------------------------------------------------- */
 
-/* W' in panels as wide as the blocks of vectors_at, [panel][D][direction], zeros past the last direction; then 1 where
- * exponents may be long. */
+/* W' in panels as wide as the blocks of vectors_at, [panel][D][direction], zeros past the last direction, or what
+ * body_hadamard.h packs; then 1 where exponents may be long. */
 INLINE const REAL *NAME(weights_at)(const struct kernel_job *job, int64_t direction) {
   return (const REAL *)job->weights + direction * job->shape->key_width;
 }
 
+/* body_hadamard.h */
+static int64_t NAME(hadamard_count)(const struct kernel_shape *shape);
+static void NAME(pack_hadamard)(const struct kernel_shape *shape, const struct kernel_projection *projection,
+                                double factor, REAL *packed);
+
+static int64_t NAME(weights_count)(const struct kernel_shape *shape) {
+  if (shape->hadamard_width > 0) return NAME(hadamard_count)(shape);
+  return NAME(round_up)(shape->directions, LANES) * shape->key_width;
+}
+
 static size_t NAME(weights_bytes)(const struct kernel_shape *shape) {
-  return (size_t)(NAME(round_up)(shape->directions, LANES) * shape->key_width + 1) * sizeof(REAL);
+  return (size_t)(NAME(weights_count)(shape) + 1) * sizeof(REAL);
 }
 
 static bool NAME(has_long)(const struct kernel_job *job) {
-  return *NAME(weights_at)(job, NAME(round_up)(job->shape->directions, LANES)) != 0;
+  return ((const REAL *)job->weights)[NAME(weights_count)(job->shape)] != 0;
 }
 
-static void NAME(pack_weights)(const struct kernel_shape *shape, const double *w, double factor, void *weights) {
+static void NAME(pack_dense)(const struct kernel_shape *shape, const double *w, double factor, REAL *next) {
   int64_t m = shape->directions, width = shape->key_width;
-  double longest2 = 0;
-  REAL *next = weights;
   for (int64_t at = 0, n; at < m; at += n) {
     n = NAME(vectors_at)(m, at) * LANES;
     for (int64_t d = 0; d < width; d++) {
       for (int64_t r = at; r < at + n; r++) *next++ = r < m ? (REAL)(w[r * width + d] * factor) : 0;
     }
   }
+}
+
+static void NAME(pack_weights)(const struct kernel_shape *shape, const struct kernel_projection *projection,
+                               double factor, void *weights) {
+  int64_t m = shape->directions, width = shape->key_width;
+  const double *w = projection->w;
+  double longest2 = 0;
+  if (shape->hadamard_width > 0) {
+    NAME(pack_hadamard)(shape, projection, factor, weights);
+  } else {
+    NAME(pack_dense)(shape, w, factor, weights);
+  }
   for (int64_t r = 0; r < m; r++) {
     double norm2 = 0;
     for (int64_t d = 0; d < width; d++) norm2 += w[r * width + d] * w[r * width + d];
     longest2 = norm2 > longest2 ? norm2 : longest2;
   }
-  *next = 1.01 * sqrt(longest2) * LONGEST_TOKEN + 1 > LONGEST_EXPONENT;
+  ((REAL *)weights)[NAME(weights_count)(shape)] = 1.01 * sqrt(longest2) * LONGEST_TOKEN + 1 > LONGEST_EXPONENT;
 }
 
 /* |x_i|^2 of n_rows rows. */
@@ -376,6 +405,7 @@ static void NAME(peaks)(int64_t n, int64_t width, const void *x, int64_t stride,
 #include "kernel/join.h"
 
 #include "kernel/body_features.h"
+#include "kernel/body_hadamard.h"
 #include "kernel/body_keys.h"
 #include "kernel/body_queries.h"
 #include "kernel/body_causal.h"

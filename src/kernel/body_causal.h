@@ -1,18 +1,12 @@
 /* Part of body.h: the causal tile. */
 
-/* key_columns[r][j] = key[j][r]: squares of LANES, transposed by zipping rows half a square apart, again and again. */
+/* key_columns[r][j] = key[j][r], by squares of LANES. */
 static void NAME(transpose_keys)(int64_t n, const struct NAME(scratch) * scratch) {
   for (int64_t j = 0; j < n; j += LANES) {
     for (int64_t r = 0; r < scratch->m_row; r += LANES) {
-      VEC square[LANES], zipped[LANES];
+      VEC square[LANES];
       UNROLL for (int i = 0; i < LANES; i++) square[i] = NAME(load)(scratch->key + (j + i) * scratch->key_row + r);
-      UNROLL for (int step = 1; step < LANES; step *= 2) {
-        UNROLL for (int i = 0; i < LANES / 2; i++) {
-          zipped[2 * i] = NAME(zip_low)(square[i], square[i + LANES / 2]);
-          zipped[2 * i + 1] = NAME(zip_high)(square[i], square[i + LANES / 2]);
-        }
-        UNROLL for (int i = 0; i < LANES; i++) square[i] = zipped[i];
-      }
+      NAME(transpose)(square);
       UNROLL for (int i = 0; i < LANES; i++) NAME(store)(scratch->key_columns + (r + i) * CAUSAL_TILE + j, square[i]);
     }
   }

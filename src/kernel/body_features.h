@@ -5,6 +5,10 @@ INLINE void NAME(rows_at)(const REAL *x, int64_t stride, int64_t first, int64_t 
   UNROLL for (int i = 0; i < ROWS; i++) row[i] = x + NAME(smaller)(first + i, n - 1) * stride;
 }
 
+/* Most tokens of a block: of a dense product, or of a group that is transformed together. */
+#undef BLOCK_ROWS
+#define BLOCK_ROWS (ROWS > LANES ? ROWS : LANES)
+
 /* Keys or queries of a tile, or of a part of it. */
 struct NAME(tokens) {
   int64_t n;
@@ -34,8 +38,8 @@ struct NAME(pass) {
   /* the block before */
   int64_t at, n_rows;
   VEC u[ROWS][COLUMNS];
-  INT down[ROWS];
-  REAL mirror[ROWS]; /* of two signs: -2 eta */
+  INT down[BLOCK_ROWS];
+  REAL mirror[BLOCK_ROWS]; /* of two signs: -2 eta */
 };
 
 /* A vector of features: of which directions, counted from the panel's first in vectors, and with which sign. */
@@ -54,19 +58,18 @@ INLINE struct NAME(vector)
                                .n_lanes = n_signs == 1 ? LANES : pass->n_directions - c * LANES};
 }
 
-/* exp2_parts of l + H of row i. */
-INLINE VEC NAME(parts_of)(const bool is_long, const struct NAME(pass) * pass, int64_t i, struct NAME(vector) vector,
-                          INTS *n) {
-  VEC u = pass->u[i][vector.c];
+/* exp2_parts of l + H of row i, whose u is given. */
+INLINE VEC NAME(parts_of)(const bool is_long, const struct NAME(pass) * pass, VEC u, int64_t i,
+                          struct NAME(vector) vector, INTS *n) {
   return NAME(exp2_parts)(is_long, vector.sign ? NAME(splat)(pass->mirror[i]) - u : u, n);
 }
 
 /* Finishes a vector of row i of the block before. What is gathered over rows or vectors is the caller's to keep in
  * registers: stores take turns with multiplications. */
-INLINE void NAME(weigh_key)(const bool is_long, struct NAME(pass) * pass, int64_t i, struct NAME(vector) vector,
+INLINE void NAME(weigh_key)(const bool is_long, struct NAME(pass) * pass, VEC u, int64_t i, struct NAME(vector) vector,
                             INTS *top, VEC *z) {
   INTS here;
-  VEC fraction = NAME(parts_of)(is_long, pass, i, vector, &here);
+  VEC fraction = NAME(parts_of)(is_long, pass, u, i, vector, &here);
   here -= pass->down[i];
   *top = NAME(larger)(*top, here);
   INTS base = NAME(load_int_lanes)(pass->base + vector.column, vector.n_lanes, 0);
@@ -75,10 +78,10 @@ INLINE void NAME(weigh_key)(const bool is_long, struct NAME(pass) * pass, int64_
   NAME(store_lanes)(pass->features + (pass->at + i) * pass->row + vector.column, vector.n_lanes, weight);
 }
 
-INLINE void NAME(weigh_query)(const bool is_long, struct NAME(pass) * pass, int64_t i, struct NAME(vector) vector,
-                              INTS *highest) {
+INLINE void NAME(weigh_query)(const bool is_long, struct NAME(pass) * pass, VEC u, int64_t i,
+                              struct NAME(vector) vector, INTS *highest) {
   INTS here;
-  VEC fraction = NAME(parts_of)(is_long, pass, i, vector, &here);
+  VEC fraction = NAME(parts_of)(is_long, pass, u, i, vector, &here);
   here += NAME(load_int_lanes)(pass->base + vector.column, vector.n_lanes, -NAME(NO_FEATURE)) - pass->down[i];
   *highest = NAME(larger)(*highest, here);
   VEC weight = NAME(scaled)(fraction, here);
@@ -112,7 +115,7 @@ INLINE void NAME(finish_keys)(const int n_signs, const int n_vectors, const bool
       VEC z = NAME(load_lanes)(pass->z + vector.column, vector.n_lanes);
       UNROLL for (int64_t i = 0; i < n; i++) {
         if (product) NAME(advance)(n_vectors, is_deep, product);
-        NAME(weigh_key)(is_long, pass, i, vector, &top, &z);
+        NAME(weigh_key)(is_long, pass, pass->u[i][c], i, vector, &top, &z);
       }
       NAME(store_int_lanes)(pass->top + vector.column, vector.n_lanes, top);
       NAME(store_lanes)(pass->z + vector.column, vector.n_lanes, z);
@@ -127,7 +130,7 @@ INLINE void NAME(finish_queries)(const int n_signs, const int n_vectors, const b
     UNROLL for (int64_t c = 0; c < n_vectors; c++) {
       UNROLL for (int sign = 0; sign < n_signs; sign++) {
         if (product) NAME(advance)(n_vectors, is_deep, product);
-        NAME(weigh_query)(is_long, pass, i, NAME(vector_of)(n_signs, pass, c, sign), &highest);
+        NAME(weigh_query)(is_long, pass, pass->u[i][c], i, NAME(vector_of)(n_signs, pass, c, sign), &highest);
       }
     }
     pass->token_highest[pass->at + i] = highest;
@@ -153,32 +156,28 @@ INLINE void NAME(finish_alone)(const bool is_key, const int n_signs, const int n
   pass->n_rows = 0;
 }
 
-/* What must be known of the first key before any feature is stored: base. */
-INLINE void NAME(set_base)(const int n_signs, const int n_vectors, struct NAME(pass) * pass) {
-  UNROLL for (int c = 0; c < n_vectors; c++) {
-    UNROLL for (int sign = 0; sign < n_signs; sign++) {
-      struct NAME(vector) vector = NAME(vector_of)(n_signs, pass, c, sign);
-      INTS here;
-      NAME(parts_of)(pass->is_long, pass, 0, vector, &here);
-      here += NAME(FIRST_KEY_ABOVE) - pass->down[0];
-      NAME(store_int_lanes)(pass->base + vector.column, vector.n_lanes, here);
-    }
+/* What must be known of the first key before any feature is stored: base, of vector c. */
+INLINE void NAME(set_base)(const int n_signs, struct NAME(pass) * pass, VEC u, int64_t c) {
+  UNROLL for (int sign = 0; sign < n_signs; sign++) {
+    struct NAME(vector) vector = NAME(vector_of)(n_signs, pass, c, sign);
+    INTS here;
+    NAME(parts_of)(pass->is_long, pass, u, 0, vector, &here);
+    here += NAME(FIRST_KEY_ABOVE) - pass->down[0];
+    NAME(store_int_lanes)(pass->base + vector.column, vector.n_lanes, here);
   }
 }
 
-/* m of each query of a block, from the first vector of each sign. */
-INLINE void NAME(guess_tops)(const int n_signs, struct NAME(pass) * pass) {
-  UNROLL for (int i = 0; i < ROWS; i++) {
-    INTS highest = NAME(splat_int)(-NAME(NO_FEATURE));
-    UNROLL for (int sign = 0; sign < n_signs; sign++) {
-      struct NAME(vector) vector = NAME(vector_of)(n_signs, pass, 0, sign);
-      INTS here;
-      NAME(parts_of)(pass->is_long, pass, i, vector, &here);
-      here += NAME(load_int_lanes)(pass->base + vector.column, vector.n_lanes, -NAME(NO_FEATURE)) - BIAS;
-      highest = sign ? NAME(larger)(highest, here) : here;
-    }
-    pass->token_top[pass->at + i] = NAME(largest)(highest) + NAME(GUESS_ABOVE);
+/* m of query i of a block, from the first vector of each sign. */
+INLINE void NAME(guess_top)(const int n_signs, struct NAME(pass) * pass, VEC u, int64_t i) {
+  INTS highest = NAME(splat_int)(-NAME(NO_FEATURE));
+  UNROLL for (int sign = 0; sign < n_signs; sign++) {
+    struct NAME(vector) vector = NAME(vector_of)(n_signs, pass, 0, sign);
+    INTS here;
+    NAME(parts_of)(pass->is_long, pass, u, i, vector, &here);
+    here += NAME(load_int_lanes)(pass->base + vector.column, vector.n_lanes, -NAME(NO_FEATURE)) - BIAS;
+    highest = sign ? NAME(larger)(highest, here) : here;
   }
+  pass->token_top[pass->at + i] = NAME(largest)(highest) + NAME(GUESS_ABOVE);
 }
 
 /* Asks for row i to come to the second-level cache. Past the end of an array it is an address and no more. */
@@ -188,10 +187,11 @@ INLINE void NAME(fetch_row)(const REAL *x, int64_t stride, int64_t width, int64_
   for (size_t at = 0; at < (size_t)width * sizeof *x; at += LINE) __builtin_prefetch((const void *)(row + at), 0, 2);
 }
 
-/* A panel's share of ROWS tokens of the next tile, while this one is computed with. */
-static void NAME(fetch_ahead)(const struct NAME(pass) * pass, const struct kernel_shape *shape, int64_t at) {
+/* A panel's share of n_rows tokens of the next tile, while this one is computed with. */
+static void NAME(fetch_ahead)(const struct NAME(pass) * pass, const struct kernel_shape *shape, int n_rows,
+                              int64_t at) {
   const struct NAME(tokens) *tokens = pass->tokens;
-  for (int64_t i = pass->panel; i < ROWS; i += pass->n_panels) {
+  for (int64_t i = pass->panel; i < n_rows; i += pass->n_panels) {
     NAME(fetch_row)(tokens->x, tokens->stride, shape->key_width, at + TILE + i);
     NAME(fetch_row)(tokens->companion, tokens->companion_stride, shape->value_width, at + TILE + i);
   }
@@ -203,6 +203,14 @@ INLINE void NAME(pad_features)(const struct kernel_shape *shape, int64_t n, REAL
   for (int64_t i = 0; i < n && n_past > 0; i++) NAME(store_first)(features + i * row + m, n_past, NAME(splat)(0));
 }
 
+/* h = H + eta of token i, past the last that of the last: -eta, and what the exponents are taken down by. */
+INLINE void NAME(split_norm)(const bool is_key, const struct NAME(tokens) * tokens, int64_t i, REAL *minus_eta,
+                             INT *down) {
+  double h = is_key ? tokens->half_norm[NAME(smaller)(i, tokens->n - 1)] : 0, whole = rint(h);
+  *down = BIAS + (INT)whole;
+  *minus_eta = (REAL)(whole - h);
+}
+
 /* A block of tokens at `at`; finishes the one before. */
 INLINE void NAME(feature_block)(const bool is_key, const int n_signs, const int n_vectors, const bool is_deep,
                                 int64_t width, const REAL *weights, int64_t at, struct NAME(pass) * pass) {
@@ -212,10 +220,10 @@ INLINE void NAME(feature_block)(const bool is_key, const int n_signs, const int 
   REAL mirror[ROWS];
   NAME(rows_at)(pass->tokens->x, pass->tokens->stride, at, pass->tokens->n, product.x);
   UNROLL for (int i = 0; i < ROWS; i++) {
-    double h = is_key ? pass->tokens->half_norm[NAME(smaller)(at + i, pass->tokens->n - 1)] : 0, whole = rint(h);
-    down[i] = BIAS + (INT)whole;
-    mirror[i] = 2 * (REAL)(whole - h);
-    UNROLL for (int c = 0; c < n_vectors; c++) product.u[i][c] = NAME(splat)((REAL)(whole - h));
+    REAL minus_eta;
+    NAME(split_norm)(is_key, pass->tokens, at + i, &minus_eta, &down[i]);
+    mirror[i] = 2 * minus_eta;
+    UNROLL for (int c = 0; c < n_vectors; c++) product.u[i][c] = NAME(splat)(minus_eta);
   }
   if (pass->is_long) NAME(finish_alone)(is_key, n_signs, n_vectors, pass);
   if (pass->n_rows != 0) NAME(finish)(is_key, n_signs, n_vectors, false, ROWS, pass, is_deep, &product);
@@ -232,11 +240,15 @@ INLINE void NAME(feature_panel)(const bool is_key, const int n_signs, const int 
                                 const struct kernel_shape *shape, const REAL *weights, struct NAME(pass) * pass) {
   pass->n_rows = 0;
   for (int64_t at = 0; at < pass->tokens->n; at += ROWS) {
-    NAME(fetch_ahead)(pass, shape, at);
+    NAME(fetch_ahead)(pass, shape, ROWS, at);
     NAME(feature_block)(is_key, n_signs, n_vectors, is_deep, shape->key_width, weights, at, pass);
-    if (is_key && at == 0 && pass->is_first_key) NAME(set_base)(n_signs, n_vectors, pass);
+    if (is_key && at == 0 && pass->is_first_key) {
+      UNROLL for (int c = 0; c < n_vectors; c++) NAME(set_base)(n_signs, pass, pass->u[0][c], c);
+    }
     if (!is_key) {
-      if (pass->is_guess) NAME(guess_tops)(n_signs, pass);
+      if (pass->is_guess) {
+        UNROLL for (int i = 0; i < ROWS; i++) NAME(guess_top)(n_signs, pass, pass->u[i][0], i);
+      }
       for (int i = 0; i < ROWS; i++) pass->down[i] += pass->token_top[at + i];
     }
   }

@@ -94,6 +94,14 @@ static void NAME(key_features)(const struct kernel_job *job, const struct NAME(t
                             .minus = directions,
                             .row = scratch->key_row};
   if (kernel_signs(job->shape) == 2) NAME(pad_features)(job->shape, part->n, features, scratch->key_row);
+  if (job->shape->hadamard_width > 0) {
+    pass.base = scratch->base;
+    pass.top = scratch->top;
+    pass.z = scratch->z;
+    pass.features = features;
+    NAME(hadamard_features)(true, job, scratch, &pass);
+    return;
+  }
   for (int64_t at = 0, n_vectors; at < directions; at += n_vectors * LANES) {
     n_vectors = NAME(vectors_at)(directions, at);
     pass.n_directions = directions - at;

@@ -8,6 +8,13 @@ static void NAME(query_pass)(const struct kernel_job *job, const INT *base, bool
     scratch->token_highest[i] = NAME(splat_int)(-NAME(NO_FEATURE));
   }
   if (kernel_signs(job->shape) == 2) NAME(pad_features)(job->shape, pass->tokens->n, scratch->query, scratch->key_row);
+  if (job->shape->hadamard_width > 0) {
+    pass->is_guess = is_guess;
+    pass->base = (INT *)base;
+    pass->features = scratch->query;
+    NAME(hadamard_features)(false, job, scratch, pass);
+    return;
+  }
   pass->panel = 0;
   for (int64_t at = 0, n_vectors; at < directions; at += n_vectors * LANES) {
     n_vectors = NAME(vectors_at)(directions, at);

@@ -31,6 +31,19 @@ struct kernel_shape {
   int64_t directions;  /* rows of W */
   int64_t features;    /* M, rows of a sum: the directions, or those of both signs (kernel_signs) */
   int64_t s_stride;    /* elements from one row of a sum's s to the next, >= E, a multiple of 16 */
+  /* D', the power of two from D up: the projection is a Hadamard one, and its fast transform may be used; 0: it is not.
+   */
+  int64_t hadamard_width;
+};
+
+/* The projection of one key head. */
+struct kernel_projection {
+  const double *w; /* [directions][D], already rounded to real */
+  /* Of a Hadamard projection, else NULL: row b D' + i of W is
+   *   lengths[b D' + i] D'^-3/2 (row i of H diag(signs[2 b + 2]) H diag(signs[2 b + 1]) H diag(signs[0])), cut to D
+   * columns, with H[i][j] = (-1)^(number of ones in i & j), Sylvester's Hadamard matrix. */
+  const double *signs;   /* [1 + 2 blocks][D'], 1 and -1 */
+  const double *lengths; /* [directions] */
 };
 
 /* How many features a direction has: 2 where both its signs count. */
@@ -74,8 +87,9 @@ struct kernel_job {
 
 struct kernel_ops {
   size_t (*weights_bytes)(const struct kernel_shape *shape);
-  /* w: double [directions][D], already rounded to real; factor = sqrt(scale) / ln 2. */
-  void (*pack_weights)(const struct kernel_shape *shape, const double *w, double factor, void *weights);
+  /* factor = sqrt(scale) / ln 2. */
+  void (*pack_weights)(const struct kernel_shape *shape, const struct kernel_projection *projection, double factor,
+                       void *weights);
   size_t (*scratch_bytes)(const struct kernel_shape *shape);
 
   /* norm2[i] = |x_i|^2 in double; NaN or Inf in a row makes its norm2 so. */

@@ -71,9 +71,10 @@ static size_t NAME(weights_bytes)(const struct kernel_shape *shape) {
   return (size_t)shape->directions * (size_t)shape->key_width * sizeof(REAL);
 }
 
-static void NAME(pack_weights)(const struct kernel_shape *shape, const double *w, double factor, void *weights) {
+static void NAME(pack_weights)(const struct kernel_shape *shape, const struct kernel_projection *projection,
+                               double factor, void *weights) {
   REAL *packed = weights;
-  for (int64_t i = 0; i < shape->directions * shape->key_width; i++) packed[i] = (REAL)(w[i] * factor);
+  for (int64_t i = 0; i < shape->directions * shape->key_width; i++) packed[i] = (REAL)(projection->w[i] * factor);
 }
 
 static void NAME(norms)(int64_t n, int64_t width, const void *x, int64_t stride, double *norm2) {

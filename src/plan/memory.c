@@ -43,14 +43,16 @@ size_t plan_token_bytes(const struct favor_plan *plan) {
 
 size_t plan_fixed_bytes(const struct favor_plan *plan) {
   size_t n_states = (size_t)count_chunks(plan), m_d = (size_t)plan->engine.shape.directions;
+  size_t weights_bytes = plan->engine.ops->weights_bytes(&plan->engine.shape);
   for (int slot = 0; slot < N_SLOTS; slot++) n_states += has_slot(plan, slot);
   /* A group keeps up to two more for what is on its way. */
   for (int parity = 0; parity < 2; parity++) {
     n_states += has_received(plan, parity) + 2 * has_slot(plan, SLOT_SPAN_0 + parity);
   }
-  m_d *= (size_t)plan->engine.shape.key_width * (size_t)plan->n_projections;
+  m_d *= (size_t)plan->engine.shape.key_width;
   return n_states * plan->unit_bytes * (size_t)n_units(plan) + (size_t)plan->threads * worker_whole_bytes(plan) +
-         m_d * (sizeof(double) + 2 * plan->engine.real_bytes);
+         (size_t)plan->n_projections * (m_d * (sizeof(double) + plan->engine.real_bytes) + weights_bytes +
+                                        (size_t)plan->transform_count * sizeof(double));
 }
 
 void plan_choose_block(struct favor_plan *plan) {
@@ -148,6 +150,7 @@ void plan_free(struct favor_plan *plan) {
   free(plan->offsets);
   free(plan->projection);
   free(plan->stored_projection);
+  free(plan->transform);
   free(plan->weights);
   free(plan->packed);
 }

@@ -74,24 +74,34 @@ static void choose_grid(struct favor_plan *plan) {
   tokens_spans(&plan->tokens, plan->grid.tokens, column, schedule->spans);
 }
 
+/* Draws into plan->projection, and what the fast transform of a Hadamard projection needs. */
+static void draw(struct favor_plan *plan) {
+  const struct favor_problem *problem = &plan->problem;
+  int64_t m = problem->features, d = problem->key_width;
+  const int64_t padded = plan->engine.shape.hadamard_width;
+  double *work = memory_zeroed(padded > 0 ? (size_t)padded : projection_work_count(d), sizeof *work);
+  if (!work) dist_fail(plan->context, FAVOR_ENOMEM, "no memory to draw a projection of width %lld", (long long)d);
+  for (int64_t g = 0; work && g < plan->n_projections; g++) {
+    struct projection_name name = {problem->seed, problem->layer, problem->redraw, g};
+    double *w = plan->projection + g * m * d, *transform = plan->transform + g * plan->transform_count;
+    if (padded > 0) {
+      projection_draw_hadamard(problem->row_norm, &name, m, d, work, transform + m, transform, w);
+    } else if (projection_draw(problem->projection, problem->row_norm, &name, m, d, work, w) != FAVOR_OK) {
+      dist_fail(plan->context, FAVOR_EINTERNAL, "LAPACK could not orthogonalise the projection");
+    }
+  }
+  free(work);
+}
+
 /* Rank 0 draws or takes the projection; the others only have room for it. */
 static void draw_projection(struct favor_plan *plan, const double *data) {
   const struct favor_problem *problem = &plan->problem;
   int64_t m = problem->features, d = problem->key_width, count = plan->n_projections * m * d;
-  if (!plan->projection || plan->context->rank != 0) return;
+  if (!plan->projection || !plan->transform || plan->context->rank != 0) return;
   if (data) {
     memcpy(plan->projection, data, (size_t)count * sizeof *data);
   } else {
-    double *work = memory_zeroed(projection_work_count(d), sizeof *work);
-    if (!work) dist_fail(plan->context, FAVOR_ENOMEM, "no memory to draw a projection of width %lld", (long long)d);
-    for (int64_t g = 0; work && g < plan->n_projections; g++) {
-      struct projection_name name = {problem->seed, problem->layer, problem->redraw, g};
-      if (projection_draw(problem->projection, problem->row_norm, &name, m, d, work, plan->projection + g * m * d) !=
-          FAVOR_OK) {
-        dist_fail(plan->context, FAVOR_EINTERNAL, "LAPACK could not orthogonalise the projection");
-      }
-    }
-    free(work);
+    draw(plan);
   }
   for (int64_t i = 0; i < count && problem->precision == FAVOR_PRECISION_F32; i++) {
     plan->projection[i] = (double)(float)plan->projection[i];
@@ -114,7 +124,11 @@ static void allocate_projection(struct favor_plan *plan) {
   plan->stored_projection = memory_zeroed((size_t)plan->n_projections * count, plan->engine.real_bytes);
   plan->weights = memory_zeroed((size_t)plan->n_projections, sizeof *plan->weights);
   plan->packed = memory_zeroed((size_t)plan->n_projections, plan->engine.ops->weights_bytes(&plan->engine.shape));
-  if (!plan->projection || !plan->stored_projection || !plan->weights || !plan->packed) {
+  if (plan->engine.shape.hadamard_width > 0) {
+    plan->transform_count = problem->features + projection_signs_count(problem->features, problem->key_width);
+  }
+  plan->transform = memory_zeroed((size_t)(plan->n_projections * plan->transform_count), sizeof *plan->transform);
+  if (!plan->projection || !plan->stored_projection || !plan->transform || !plan->weights || !plan->packed) {
     dist_fail(plan->context, FAVOR_ENOMEM, "no memory for the projection");
   }
 }
@@ -134,10 +148,24 @@ static void pack_projection(struct favor_plan *plan) {
   for (int64_t g = 0; g < plan->n_projections; g++) {
     double *w = plan->projection + g * count;
     void *packed = (char *)plan->packed + (size_t)g * engine->ops->weights_bytes(&engine->shape);
-    engine->ops->pack_weights(&engine->shape, w, factor, packed);
+    const double *transform = plan->transform + g * plan->transform_count;
+    struct kernel_projection projection = {.w = w};
+    if (plan->transform_count > 0) {
+      projection.lengths = transform;
+      projection.signs = transform + engine->shape.directions;
+    }
+    engine->ops->pack_weights(&engine->shape, &projection, factor, packed);
     for (int64_t i = 0; i < count; i++) w[i] *= factor;
     plan->weights[g] = (struct head_weights){.packed = packed, .exact = w};
   }
+}
+
+/* Collective: D' where the projection is drawn as a Hadamard one, else 0. Rank 0 alone knows whether one is given. */
+static int64_t hadamard_width(const struct favor_plan *plan, const double *data) {
+  int64_t width = data ? 0 : projection_hadamard_width(plan->problem.key_width);
+  if (plan->problem.projection != FAVOR_PROJECTION_HADAMARD) return 0;
+  dist_broadcast(plan->context, &width, sizeof width);
+  return width;
 }
 
 /* A group a span and row of the grid, in two rounds. */
@@ -160,6 +188,7 @@ static enum favor_status create(struct favor_plan *plan, const struct favor_prob
   plan->problem.kernel = kernel->name;
   plan->engine = engine_make(kernel, problem->precision, problem->key_width, problem->value_width, problem->features,
                              map_signs(problem->map), problem->heads / problem->kv_heads, plan->problem.scale);
+  plan->engine.shape.hadamard_width = hadamard_width(plan, problem->projection_data);
   plan->unit_bytes = engine_state_bytes(&plan->engine);
   check_longest_segment(plan);
   allocate_projection(plan);
@@ -168,6 +197,7 @@ static enum favor_status create(struct favor_plan *plan, const struct favor_prob
   if (status != FAVOR_OK) return status;
   dist_broadcast(context, plan->projection,
                  (size_t)(plan->n_projections * problem->features * problem->key_width) * sizeof(double));
+  dist_broadcast(context, plan->transform, (size_t)(plan->n_projections * plan->transform_count) * sizeof(double));
   plan->binding = binding_create(context, problem->threads);
   plan->threads = plan->binding ? binding_threads(plan->binding) : 1;
   choose_grid(plan);

@@ -41,6 +41,8 @@ struct favor_plan {
   int64_t n_projections;        /* 1, or G */
   double *projection;           /* [n_projections][M][D], rounded to real; then as head_weights.exact */
   void *stored_projection;      /* real [n_projections][M][D] */
+  int64_t transform_count;      /* signs and lengths of a Hadamard projection; else 0 */
+  double *transform;            /* [n_projections][transform_count]: lengths [M], then signs */
   struct head_weights *weights; /* [n_projections] */
   void *packed;
 

@@ -123,6 +123,7 @@ static void the_future_does_not_matter(void **state) {
     for (uint64_t pass = 0; pass < n_positive + 2; pass++) { /* the last two: both signs, with the first kernel */
       struct favor_problem problem = problem_of(true, (enum favor_precision)precision);
       problem.map = pass < n_positive ? FAVOR_MAP_POSITIVE : FAVOR_MAP_HYPERBOLIC;
+      if ((pass + (uint64_t)precision) % 2 == 1) problem.projection = FAVOR_PROJECTION_HADAMARD;
       problem.kernel = case_kernel(pass % n_positive / 2, problem.precision);
       struct favor_plan_info info = info_of(&contexts, &problem);
       int64_t tile = info.tile_tokens, run = info.run_tokens;

@@ -247,6 +247,23 @@ static void one_long_segment(void **state) {
   for_each_kind(one_long_segment_of, 0);
 }
 
+/* The fast transform, of a width that is padded: its signs and lengths reach every rank, and tokens go through it in
+ * groups that a run's end cuts. */
+static void a_hadamard_projection_of(const struct run_contexts *contexts, struct favor_problem *problem) {
+  problem->kernel = "auto";
+  problem->projection = FAVOR_PROJECTION_HADAMARD;
+  problem->row_norm = problem->is_causal ? FAVOR_ROW_NORM_SQRT : FAVOR_ROW_NORM_CHI;
+  problem->key_width = 20;
+  problem->features = 75;
+  problem->has_projection_per_head = true;
+  one_long_segment_of(contexts, problem);
+}
+
+static void a_hadamard_projection(void **state) {
+  (void)state;
+  for_each_kind(a_hadamard_projection_of, 0);
+}
+
 /* Grouped heads and a batch; empty segments at both ends and in the middle, one token long, many runs long. */
 static void ragged_segments_of(const struct run_contexts *contexts, struct favor_problem *problem) {
   int64_t run = run_tokens_of(contexts->self, problem);
@@ -414,9 +431,13 @@ static void projection_does_not_know_the_ranks(void **state) {
 
 int main(int argc, char **argv) {
   const struct CMUnitTest tests[] = {
-      mpi_unit_test(one_long_segment),           mpi_unit_test(ragged_segments),
-      mpi_unit_test(lengths_that_do_not_divide), mpi_unit_test(keys_that_span_40_bits),
-      mpi_unit_test(a_segment_alone_or_packed),  mpi_unit_test(projection_does_not_know_the_ranks),
+      mpi_unit_test(one_long_segment),
+      mpi_unit_test(a_hadamard_projection),
+      mpi_unit_test(ragged_segments),
+      mpi_unit_test(lengths_that_do_not_divide),
+      mpi_unit_test(keys_that_span_40_bits),
+      mpi_unit_test(a_segment_alone_or_packed),
+      mpi_unit_test(projection_does_not_know_the_ranks),
   };
   return mpi_cmocka_main(&argc, &argv, "same_bits", tests, sizeof tests / sizeof tests[0]);
 }

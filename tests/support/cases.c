@@ -106,7 +106,8 @@ void case_draw(uint64_t number, struct test_case *c) {
   c->spread = spreads[number % 5];
   c->segment_style = (int)(number % 3);
   draw_size(c, &draws);
-  problem->projection = below(&draws, 3) == 0 ? FAVOR_PROJECTION_GAUSSIAN : FAVOR_PROJECTION_ORTHOGONAL;
+  problem->projection = (enum favor_projection)PICK(&draws, FAVOR_PROJECTION_GAUSSIAN, FAVOR_PROJECTION_HADAMARD,
+                                                    FAVOR_PROJECTION_ORTHOGONAL);
   problem->row_norm = below(&draws, 2) == 0 ? FAVOR_ROW_NORM_SQRT : FAVOR_ROW_NORM_CHI;
   problem->has_projection_per_head = below(&draws, 2) == 0;
   problem->seed = (uint64_t)below(&draws, INT64_MAX);
@@ -176,7 +177,7 @@ void case_describe(const struct test_case *c, char *text, size_t size) {
       p->precision == FAVOR_PRECISION_F32 ? "f32" : "f64", (long long)p->batch, (long long)p->heads,
       (long long)p->kv_heads, (long long)p->tokens, (long long)p->key_width, (long long)p->value_width,
       (long long)p->features, (long long)(p->segments ? p->n_segments : 1), c->spread,
-      p->projection == FAVOR_PROJECTION_GAUSSIAN ? "gaussian" : "orthogonal",
+      (const char *const[]){"orthogonal", "gaussian", "hadamard"}[p->projection],
       p->row_norm == FAVOR_ROW_NORM_CHI ? "chi" : "sqrt", p->has_projection_per_head ? " per head" : "", p->threads,
       (int)p->scan, p->kernel);
 }

@@ -86,6 +86,7 @@ struct problem {
   bool is_scaled;
   double spread;
   double *w, factor;
+  double *signs, *lengths; /* NULL, or the projection is a Hadamard one */
   double *half_norm;
   struct guarded k, v, q, v_scale, out_scale;
 };
@@ -129,8 +130,46 @@ static struct problem problem_create(int precision, enum side side, int64_t d, i
   return p;
 }
 
+/* y = x H, Sylvester's H from its definition. */
+static void times_hadamard(int64_t n, const double *x, double *y) {
+  for (int64_t j = 0; j < n; j++) {
+    y[j] = 0;
+    for (int64_t i = 0; i < n; i++) y[j] += __builtin_popcountll((unsigned long long)(i & j)) % 2 == 0 ? x[i] : -x[i];
+  }
+}
+
+/* Makes the projection a Hadamard one: signs and lengths, and from them W row by row as kernel.h defines it. */
+static void take_hadamard(struct problem *p) {
+  int64_t m = p->shape.directions, d = p->shape.key_width, n = 1;
+  while (n < d) n *= 2;
+  int64_t n_signs = (1 + 2 * ((m + n - 1) / n)) * n;
+  double *x = calloc((size_t)n, sizeof *x), *y = calloc((size_t)n, sizeof *y);
+  p->shape.hadamard_width = n;
+  p->signs = calloc((size_t)n_signs, sizeof *p->signs);
+  p->lengths = calloc((size_t)m, sizeof *p->lengths);
+  for (int64_t i = 0; i < n_signs; i++) p->signs[i] = uniform() < 0.5 ? -1 : 1;
+  for (int64_t r = 0; r < m; r++) {
+    const double *own = p->signs + (1 + 2 * (r / n)) * n;
+    p->lengths[r] = sqrt((double)n) * (0.8 + 0.4 * uniform());
+    for (int64_t i = 0; i < n; i++) x[i] = i == r % n;
+    times_hadamard(n, x, y);
+    for (int64_t i = 0; i < n; i++) y[i] *= own[n + i];
+    times_hadamard(n, y, x);
+    for (int64_t i = 0; i < n; i++) x[i] *= own[i];
+    times_hadamard(n, x, y);
+    for (int64_t i = 0; i < d; i++) {
+      double w = p->lengths[r] * pow((double)n, -1.5) * y[i] * p->signs[i];
+      p->w[r * d + i] = p->precision == F64 ? w : (double)(float)w;
+    }
+  }
+  free(x);
+  free(y);
+}
+
 static void problem_destroy(struct problem *p) {
   free(p->w);
+  free(p->signs);
+  free(p->lengths);
   free(p->half_norm);
   guarded_destroy(&p->k);
   guarded_destroy(&p->v);
@@ -165,7 +204,8 @@ static void work_create(const struct kernel *kernel, const struct problem *p, st
   w->is_lost = guarded_create((size_t)(p->n_heads * p->n) * sizeof(bool), p->side);
   w->half_norm = guarded_create((size_t)p->n * sizeof(double), p->side);
   memcpy(w->half_norm.data, p->half_norm, (size_t)p->n * sizeof(double));
-  w->ops->pack_weights(&p->shape, p->w, p->factor, w->weights.data);
+  struct kernel_projection projection = {p->w, p->signs, p->lengths};
+  w->ops->pack_weights(&p->shape, &projection, p->factor, w->weights.data);
   w->job = (struct kernel_job){&p->shape, w->weights.data, w->scratch.data};
   w->sum = sum_of(w);
 }
@@ -389,10 +429,28 @@ static void agrees_at_every_width_of(const struct kernel *kernel, int precision)
   }
 }
 
+/* Widths of every number of stages, and blocks that M cuts, fills or does not fill. Wide tokens are kept as short as
+ * those of 64: the rounding of the reference, which adds D products one by one, grows faster than that of the stages. */
+static void agrees_at_every_hadamard_width_of(const struct kernel *kernel, int precision) {
+  static const int64_t hadamard_widths[] = {1, 2, 3, 5, 8, 9, 16, 20, 32, 50, 64, 65, 128, 200, 256, 300, 600};
+  enum { N = sizeof hadamard_widths / sizeof hadamard_widths[0] };
+  for (int i = 0; i < 2 * N; i++) {
+    int64_t d = hadamard_widths[i % N], e = widths[(3 * i + 5) % N_WIDTHS], m = widths[(5 * i + i / N) % N_WIDTHS];
+    int64_t n = i % 4 == 0 ? kernel->tile_tokens : i % 4 == 1 ? 2 * kernel->causal_tokens + 1 : 1 + 7 * i % 60;
+    double spread = d > 64 ? 8 / sqrt((double)d) : 1;
+    struct problem p = problem_create(precision, i % 2 ? AT_START : AT_END, d, e, m, 1 + i / 2 % 2, n, spread);
+    take_hadamard(&p);
+    compare_problem(kernel, &p);
+    problem_destroy(&p);
+  }
+}
+
 static void agrees_at_every_length_of(const struct kernel *kernel, int precision) {
   for (int64_t n = 1; n <= kernel->tile_tokens; n++) {
     for (int64_t signs = 1; signs <= 2; signs++) {
       struct problem p = problem_create(precision, n % 2 ? AT_START : AT_END, 5, 19, 35, signs, n, 1);
+      compare_problem(kernel, &p);
+      take_hadamard(&p);
       compare_problem(kernel, &p);
       problem_destroy(&p);
     }
@@ -405,6 +463,8 @@ static void agrees_at_every_spread_of(const struct kernel *kernel, int precision
   for (int i = 0; i < (int)(sizeof spreads / sizeof spreads[0]); i++) {
     for (int64_t signs = 1; signs <= 2; signs++) {
       struct problem p = problem_create(precision, AT_END, 16, 33, 70, signs, 3 * kernel->tile_tokens - 5, spreads[i]);
+      compare_problem(kernel, &p);
+      take_hadamard(&p);
       compare_problem(kernel, &p);
       problem_destroy(&p);
     }
@@ -451,14 +511,23 @@ static void keeps_its_bits_of(const struct kernel *kernel, int precision) {
     int64_t n = kernel->tile_tokens + kernel->causal_tokens / 2 + 1;
     struct problem p = problem_create(precision, AT_END, 16, 33, 70, 1 + i % 2, n, spreads[i / 2]);
     compare_bits(kernel, &p, n - kernel->causal_tokens / 4);
+    take_hadamard(&p);
+    compare_bits(kernel, &p, n - kernel->causal_tokens / 4);
     problem_destroy(&p);
   }
 }
 
+enum form { DENSE, HADAMARD, N_FORMS };
+
 /* z 2^exponent of one key whose l_r = w_r is given, and of -w_r after all those where there are two signs. */
-static void exponentials(const struct kernel *kernel, int precision, int64_t m, int64_t signs, const double *l,
-                         double *fraction, int32_t *exponent) {
+static void exponentials(const struct kernel *kernel, int precision, enum form form, int64_t m, int64_t signs,
+                         const double *l, double *fraction, int32_t *exponent) {
   struct problem p = problem_create(precision, AT_END, 1, 1, m, signs, 1, 1);
+  if (form == HADAMARD) {
+    take_hadamard(&p);
+    for (int64_t i = 0; i < 1 + 2 * m; i++) p.signs[i] = 1;
+    memcpy(p.lengths, l, (size_t)m * sizeof *l);
+  }
   memcpy(p.w, l, (size_t)m * sizeof *l);
   p.factor = 1;
   set(precision, p.k.data, 0, 1);
@@ -480,12 +549,12 @@ static void exponential_is_accurate_of(const struct kernel *kernel, int precisio
   double *l = calloc(M, sizeof *l), *fraction = calloc(M, sizeof *fraction);
   int32_t *exponent = calloc(M, sizeof *exponent);
   double worst = 0;
-  for (int i = 0; i < N_RANGES; i++) {
+  for (int i = 0; i < N_FORMS * N_RANGES; i++) {
     for (int r = 0; r < M; r++) {
-      double x = ranges[i] * (2 * uniform() - 1);
+      double x = ranges[i / N_FORMS] * (2 * uniform() - 1);
       l[r] = r % 8 == 0 ? rint(x) : precision == F64 ? x : (double)(float)x;
     }
-    exponentials(kernel, precision, M, 1, l, fraction, exponent);
+    exponentials(kernel, precision, (enum form)(i % N_FORMS), M, 1, l, fraction, exponent);
     for (int r = 0; r < M; r++) {
       long double exact = exp2l((long double)l[r] - exponent[r]);
       double ulp = ulp_of_one[precision] * (exact < 1 ? 0.5 : 1), error = (double)fabsl(fraction[r] - exact) / ulp;
@@ -506,11 +575,13 @@ static void exponential_knows_no_shift_of(const struct kernel *kernel, int preci
   enum { M = 1024 };
   double l[M], fraction[2][M];
   int32_t exponent[2][M];
-  for (int shift = 0; shift <= 3000; shift += 1500) {
-    for (int r = 0; r < M; r++) l[r] = (r + 0.5) / M - 0.5 + shift;
-    exponentials(kernel, precision, M, 1, l, fraction[shift > 0], exponent[shift > 0]);
-    for (int r = 0; r < M; r++) {
-      assert_true(fraction[shift > 0][r] == fraction[0][r] && exponent[shift > 0][r] == exponent[0][r] + shift);
+  for (int form = 0; form < N_FORMS; form++) {
+    for (int shift = 0; shift <= 3000; shift += 1500) {
+      for (int r = 0; r < M; r++) l[r] = (r + 0.5) / M - 0.5 + shift;
+      exponentials(kernel, precision, (enum form)form, M, 1, l, fraction[shift > 0], exponent[shift > 0]);
+      for (int r = 0; r < M; r++) {
+        assert_true(fraction[shift > 0][r] == fraction[0][r] && exponent[shift > 0][r] == exponent[0][r] + shift);
+      }
     }
   }
 }
@@ -521,10 +592,12 @@ static void long_exponents_are_kept_of(const struct kernel *kernel, int precisio
   double l[M], fraction[2 * M];
   int32_t exponent[2 * M];
   for (int r = 0; r < M; r++) l[r] = (r - M / 2) * 0x1p24;
-  exponentials(kernel, precision, M, 2, l, fraction, exponent);
-  for (int r = 0; r < M; r++) {
-    assert_true(fraction[r] == 1 && exponent[r] == (int32_t)l[r]);
-    assert_true(fraction[M + r] == 1 && exponent[M + r] == -(int32_t)l[r]);
+  for (int form = 0; form < N_FORMS; form++) {
+    exponentials(kernel, precision, (enum form)form, M, 2, l, fraction, exponent);
+    for (int r = 0; r < M; r++) {
+      assert_true(fraction[r] == 1 && exponent[r] == (int32_t)l[r]);
+      assert_true(fraction[M + r] == 1 && exponent[M + r] == -(int32_t)l[r]);
+    }
   }
 }
 
@@ -559,6 +632,11 @@ static void features_are_those_of_the_definition_of(const struct kernel *kernel,
       int64_t n = 1 + 13 * i % kernel->tile_tokens;
       struct problem p = problem_create(precision, i % 2 ? AT_START : AT_END, 5 + i, 3, directions[i], signs, n, 1);
       struct work w;
+      work_create(kernel, &p, &w);
+      absorb(&w, 0, n);
+      compare_with_definition(&w, tolerance[precision]);
+      work_destroy(&w);
+      take_hadamard(&p);
       work_create(kernel, &p, &w);
       absorb(&w, 0, n);
       compare_with_definition(&w, tolerance[precision]);
@@ -608,6 +686,7 @@ static void measures_of(const struct kernel *kernel, int precision) {
   }
 TEST(features_are_those_of_the_definition)
 TEST(agrees_at_every_width)
+TEST(agrees_at_every_hadamard_width)
 TEST(agrees_at_every_length)
 TEST(agrees_at_every_spread)
 TEST(keeps_its_bits)
@@ -625,6 +704,7 @@ int main(void) {
       cmocka_unit_test(features_are_those_of_the_definition),
       cmocka_unit_test(agrees_at_every_length),
       cmocka_unit_test(agrees_at_every_width),
+      cmocka_unit_test(agrees_at_every_hadamard_width),
       cmocka_unit_test(agrees_at_every_spread),
       cmocka_unit_test(keeps_its_bits),
   };

@@ -61,13 +61,70 @@ static void blocks_are_orthogonal(void **state) {
   run_contexts_close(&contexts);
 }
 
+/* A whole Hadamard block is D' rows of an orthogonal D' x D' matrix times sqrt(D'), cut to D columns: these stay
+ * orthogonal, of length D'; so do the rows, of every block, where nothing is cut. */
+static void hadamard_blocks_are_orthogonal(void **state) {
+  (void)state;
+  static const int64_t shapes[][3] = {{5, 1, 1},     {8, 2, 2},       {9, 3, 4},  {64, 64, 64},
+                                      {266, 64, 64}, {300, 100, 128}, {3, 16, 16}};
+  struct run_contexts contexts = run_contexts_open();
+  for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
+    int64_t features = shapes[i][0], width = shapes[i][1], padded = shapes[i][2];
+    struct favor_problem problem = problem_of(FAVOR_PROJECTION_HADAMARD, FAVOR_ROW_NORM_SQRT, features, width);
+    double *w = draw(contexts.self, &problem), worst = 0;
+    for (int64_t r = 0; r < features && width == padded; r++)
+      for (int64_t s = r / padded * padded; s <= r; s++) {
+        double expected = s == r ? (double)padded : 0;
+        worst = oracle_worse(worst, fabs(dot(w + r * width, w + s * width, width) - expected));
+      }
+    for (int64_t first = 0; first + padded <= features; first += padded)
+      for (int64_t a = 0; a < width; a++)
+        for (int64_t b = 0; b <= a; b++) {
+          double sum = a == b ? -(double)padded : 0;
+          for (int64_t r = first; r < first + padded; r++) sum += w[r * width + a] * w[r * width + b];
+          worst = oracle_worse(worst, fabs(sum));
+        }
+    free(w);
+    assert_all(worst < 1e-13 * (double)padded);
+  }
+  run_contexts_close(&contexts);
+}
+
+/* A single Hadamard row is sqrt(D') H D2 H D1 H D0 / D'^(3/2): multiples of 1 / D', of mean 0 and variance 1 over
+ * blocks, at every place and with the width padded. */
+static void hadamard_entries_are_centred(void **state) {
+  (void)state;
+  enum { ROWS = 64, D = 11, PADDED = 16, DRAWS = 2000 };
+  struct run_contexts contexts = run_contexts_open();
+  struct favor_problem problem = problem_of(FAVOR_PROJECTION_HADAMARD, FAVOR_ROW_NORM_SQRT, ROWS, D);
+  double *mean = calloc(ROWS * D, sizeof *mean), *square = calloc(ROWS * D, sizeof *square), worst = 0, total = 0;
+  for (problem.seed = 0; problem.seed < DRAWS; problem.seed++) {
+    double *w = draw(contexts.self, &problem);
+    for (int i = 0; i < ROWS * D; i++) {
+      assert_all(w[i] * PADDED == rint(w[i] * PADDED));
+      mean[i] += w[i] / DRAWS;
+      square[i] += w[i] * w[i] / DRAWS;
+    }
+    free(w);
+  }
+  for (int i = 0; i < ROWS * D; i++) {
+    worst = oracle_worse(worst, oracle_worse(fabs(mean[i]) * sqrt(DRAWS), fabs(square[i] - 1) * sqrt(DRAWS / 2.0)));
+    total += square[i] / (ROWS * D);
+  }
+  run_print("entries of Hadamard blocks: worst deviation %.2f standard errors, mean square %.4f\n", worst, total);
+  assert_all(worst < 5);
+  free(mean);
+  free(square);
+  run_contexts_close(&contexts);
+}
+
 /* With chi lengths rows stay orthogonal, and |w|^2 has the mean D and |w| the mean of chi(D). */
 static void chi_lengths_have_the_chi_mean(void **state) {
   (void)state;
   enum { ROWS = 8192 };
   static const int64_t widths[] = {1, 2, 8, 64};
   struct run_contexts contexts = run_contexts_open();
-  for (int projection = FAVOR_PROJECTION_ORTHOGONAL; projection <= FAVOR_PROJECTION_GAUSSIAN; projection++)
+  for (int projection = FAVOR_PROJECTION_ORTHOGONAL; projection <= FAVOR_PROJECTION_HADAMARD; projection++)
     for (size_t i = 0; i < sizeof widths / sizeof widths[0]; i++) {
       int64_t width = widths[i];
       struct favor_problem problem = problem_of((enum favor_projection)projection, FAVOR_ROW_NORM_CHI, ROWS, width);
@@ -81,7 +138,7 @@ static void chi_lengths_have_the_chi_mean(void **state) {
       double variance = (double)width - mean * mean;
       assert_all(fabs(length - mean) < 5 * sqrt(variance / ROWS));
       assert_all(fabs(length2 - (double)width) < 5 * sqrt(2 * (double)width / ROWS));
-      if (projection == FAVOR_PROJECTION_ORTHOGONAL && width > 1)
+      if (projection != FAVOR_PROJECTION_GAUSSIAN && width > 1)
         assert_all(fabs(dot(w, w + width, width)) < 1e-13 * (double)width);
       free(w);
     }
@@ -169,7 +226,7 @@ static void each_name_has_its_own(void **state) {
   (void)state;
   enum { M = 64, D = 32, COUNT = M * D };
   struct run_contexts contexts = run_contexts_open();
-  for (int projection = FAVOR_PROJECTION_ORTHOGONAL; projection <= FAVOR_PROJECTION_GAUSSIAN; projection++) {
+  for (int projection = FAVOR_PROJECTION_ORTHOGONAL; projection <= FAVOR_PROJECTION_HADAMARD; projection++) {
     struct favor_problem base = problem_of((enum favor_projection)projection, FAVOR_ROW_NORM_CHI, M, D), other;
     base.heads = base.kv_heads = 3;
     base.has_projection_per_head = true;
@@ -191,11 +248,10 @@ static void each_name_has_its_own(void **state) {
 }
 
 /* Nothing else moves it: not the number of features before it, of tokens, of heads, the mode or the precision. */
-static void nothing_else_changes_it(void **state) {
-  (void)state;
+static void nothing_else_changes(enum favor_projection projection) {
   enum { M = 96, D = 32 };
   struct run_contexts contexts = run_contexts_open();
-  struct favor_problem base = problem_of(FAVOR_PROJECTION_ORTHOGONAL, FAVOR_ROW_NORM_CHI, M, D), other = base;
+  struct favor_problem base = problem_of(projection, FAVOR_ROW_NORM_CHI, M, D), other = base;
   double *w = draw(contexts.self, &base);
   other.tokens = 1000;
   other.heads = other.kv_heads = 4;
@@ -212,6 +268,12 @@ static void nothing_else_changes_it(void **state) {
   free(same);
   free(w);
   run_contexts_close(&contexts);
+}
+
+static void nothing_else_changes_it(void **state) {
+  (void)state;
+  nothing_else_changes(FAVOR_PROJECTION_ORTHOGONAL);
+  nothing_else_changes(FAVOR_PROJECTION_HADAMARD);
 }
 
 /* A projection that was given is used as it is. */
@@ -242,6 +304,8 @@ static void a_given_projection_is_used(void **state) {
 int main(int argc, char **argv) {
   const struct CMUnitTest tests[] = {
       mpi_unit_test(blocks_are_orthogonal),
+      mpi_unit_test(hadamard_blocks_are_orthogonal),
+      mpi_unit_test(hadamard_entries_are_centred),
       mpi_unit_test(chi_lengths_have_the_chi_mean),
       mpi_unit_test(gaussian_has_the_moments),
       mpi_unit_test(entries_of_blocks_are_centred),
