@@ -91,7 +91,10 @@ FAVOR_API int favor_context_size(const struct favor_context *context);
 enum favor_map { FAVOR_MAP_POSITIVE = 0 };
 enum favor_projection { FAVOR_PROJECTION_ORTHOGONAL = 0, FAVOR_PROJECTION_GAUSSIAN };
 enum favor_row_norm { FAVOR_ROW_NORM_SQRT = 0, FAVOR_ROW_NORM_CHI };
-enum favor_precision { FAVOR_PRECISION_F32 = 0, FAVOR_PRECISION_F64 };
+/* Of arrays and of products. BF16: arrays are float; the numbers that enter a product are rounded to bfloat16 (the
+ * projection once, which is then the one in use), sums are float, and states are exact as ever. For machines that have
+ * instructions for it; relative error about 2e-3 where |q| and |k| are ordinary. */
+enum favor_precision { FAVOR_PRECISION_F32 = 0, FAVOR_PRECISION_F64, FAVOR_PRECISION_BF16 };
 enum favor_scan { FAVOR_SCAN_AUTO = 0, FAVOR_SCAN_EXSCAN, FAVOR_SCAN_DOUBLING, FAVOR_SCAN_CHAIN };
 
 struct favor_problem {
@@ -114,7 +117,7 @@ struct favor_problem {
   uint64_t seed, layer, redraw; /* the projection is a function of these and of the key head */
   double scale;                 /* of the logits; 0: D^-1/2; else from 1e-30 to 1e30 */
   /* A projection to use instead of a drawn one: [M][D], or [G][M][D] with has_projection_per_head. Read on rank 0
-   * only, copied (and rounded to float in f32); NULL: draw. */
+   * only, copied (and rounded to float in f32, to bfloat16 in bf16); NULL: draw. */
   const double *projection_data;
 
   enum favor_precision precision;
@@ -156,7 +159,7 @@ FAVOR_API void favor_plan_shard(const struct favor_plan *plan, struct favor_shar
 
 /* A rank's rows of a tensor: element (head, token, column) of the shard or step is
  * data[head * head_stride + token * token_stride + column], counted from its first head and token.
- * Elements are float under FAVOR_PRECISION_F32 and double under FAVOR_PRECISION_F64. */
+ * Elements are double under FAVOR_PRECISION_F64 and float otherwise. */
 struct favor_input {
   const void *data;
   int64_t head_stride, token_stride; /* elements */
@@ -235,7 +238,8 @@ FAVOR_API void favor_plan_info(const struct favor_plan *plan, struct favor_plan_
 /* Local: one line for people on what was chosen and why. Writes at most size bytes with the final NUL. */
 FAVOR_API void favor_plan_describe(const struct favor_plan *plan, char *text, size_t size);
 
-/* Local: the projection in use, in the precision of the plan: [M][D], or [G][M][D]. Owned by the plan. */
+/* Local: the projection in use, double under FAVOR_PRECISION_F64 and float otherwise: [M][D], or [G][M][D]. Owned by
+ * the plan. */
 FAVOR_API const void *favor_plan_projection(const struct favor_plan *plan);
 
 struct favor_plan_times {

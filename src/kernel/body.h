@@ -25,6 +25,13 @@
  *                    WIDE wide_fused(WIDE a, WIDE b, WIDE c)
  *   VEC NAME(zip_low)(VEC a, VEC b), NAME(zip_high): a0 b0 a1 b1 ..., the lower and the upper half of it
  *
+ * Factors of products are of type FACTOR: REAL itself, or with PAIRS defined (REAL being float) two of them next to each
+ * other along the summed index, rounded to bfloat16, in 32 bits. Sums are REAL in both. body_single.h and body_pairs.h
+ * store factors and have what else depends on it; PAIRS wants three more of the including file:
+ *   VEC NAME(product)(INTS a, INTS b, VEC sum): both products of each pair, added to sum
+ *   INTS NAME(join_lanes)(VEC low, VEC high): low0 high0, low1 high1, ..., rounded
+ *   INTS NAME(join_neighbours)(VEC first, VEC second): first0 first1, first2 first3, ..., rounded
+ *
  * Exponents. Scaling by a power of two is exact, so no tile waits for its maxima: features are stored at exponents
  * that are known before, and what depends on them is shifted to the true maxima afterwards.
  *   Key j, feature r is stored as 2^(l_jr - base_r): base is the sum's exponent, or for an empty sum that of the tile's
@@ -37,6 +44,24 @@
  * With these limits every sum of products stays finite: in f32 values are below 2^60 and states below 2^100 (in f64
  * 2^400 and 2^440, see shift_window in core/state.c), so that 2^20 features and a tile of tokens leave room.
  */
+
+#undef FACTOR
+#undef FACTORS
+#undef PAIR
+#ifdef PAIRS
+#define FACTOR INT
+#define FACTORS INTS
+#define PAIR 2
+#else
+#define FACTOR REAL
+#define FACTORS VEC
+#define PAIR 1
+#endif
+
+/* Keys of a causal tile, padded to whole vectors of numbers. */
+#ifndef COLUMN_ROW
+#define COLUMN_ROW ((CAUSAL_TILE + PAIR * LANES - 1) / (PAIR * LANES) * (PAIR * LANES))
+#endif
 
 enum {
   NAME(KEY_LIMIT) = (REAL_BIAS + 1) / 4,            /* 32 in f32 */
@@ -126,6 +151,18 @@ INLINE INTS NAME(whole)(bool is_long, VEC l, VEC *fraction) {
   return (INTS)sum;
 }
 
+/* Transposes a square by zipping rows half a square apart, again and again. */
+INLINE void NAME(transpose)(VEC square[LANES]) {
+  VEC zipped[LANES];
+  UNROLL for (int step = 1; step < LANES; step *= 2) {
+    UNROLL for (int i = 0; i < LANES / 2; i++) {
+      zipped[2 * i] = NAME(zip_low)(square[i], square[i + LANES / 2]);
+      zipped[2 * i + 1] = NAME(zip_high)(square[i], square[i + LANES / 2]);
+    }
+    UNROLL for (int i = 0; i < LANES; i++) square[i] = zipped[i];
+  }
+}
+
 static const REAL NAME(coefficients)[] = {EXP2_COEFFICIENTS, 1};
 
 /* 2^x for |x| <= 1/2. */
@@ -138,15 +175,37 @@ INLINE VEC NAME(exp2_fraction)(VEC x) {
   return p;
 }
 
+#ifdef PAIRS
+INLINE FACTORS NAME(load_factors)(const FACTOR *x) { return NAME(load_ints)(x); }
+INLINE FACTORS NAME(splat_factor)(FACTOR x) { return NAME(splat_int)(x); }
+
+/* W was rounded before, as it is: what it is to be multiplied with enters the tokens. */
+INLINE FACTOR NAME(weight_factor)(int64_t n_left, const double *w, double factor) {
+  (void)factor;
+  return NAME(pair_of)((REAL)w[0], n_left > 1 ? (REAL)w[1] : 0);
+}
+INLINE REAL NAME(token_factor)(double factor) { return (REAL)factor; }
+#else
+INLINE FACTORS NAME(load_factors)(const FACTOR *x) { return NAME(load)(x); }
+INLINE FACTORS NAME(splat_factor)(FACTOR x) { return NAME(splat)(x); }
+INLINE VEC NAME(product)(FACTORS a, FACTORS b, VEC sum) { return NAME(fused)(a, b, sum); }
+
+INLINE FACTOR NAME(weight_factor)(int64_t n_left, const double *w, double factor) {
+  (void)n_left;
+  return (REAL)(w[0] * factor);
+}
+INLINE REAL NAME(token_factor)(double factor) { return (void)factor, 1; }
+#endif
+
 /* sum[i][c] += sum_{begin <= l < end} a[i][l a_step] b[l][c]. The accumulators stay in registers once inlined. */
-INLINE void NAME(multiply)(const int n_vectors, int64_t begin, int64_t end, const REAL *const a[ROWS], int64_t a_step,
-                           const REAL *b, int64_t b_stride, VEC sum[ROWS][COLUMNS]) {
+INLINE void NAME(multiply)(const int n_vectors, int64_t begin, int64_t end, const FACTOR *const a[ROWS], int64_t a_step,
+                           const FACTOR *b, int64_t b_stride, VEC sum[ROWS][COLUMNS]) {
   for (int64_t l = begin; l < end; l++) {
-    VEC row[COLUMNS];
-    UNROLL for (int c = 0; c < n_vectors; c++) row[c] = NAME(load)(b + l * b_stride + c * LANES);
+    FACTORS row[COLUMNS];
+    UNROLL for (int c = 0; c < n_vectors; c++) row[c] = NAME(load_factors)(b + l * b_stride + c * LANES);
     UNROLL for (int i = 0; i < ROWS; i++) {
-      VEC factor = NAME(splat)(a[i][l * a_step]);
-      UNROLL for (int c = 0; c < n_vectors; c++) sum[i][c] = NAME(fused)(factor, row[c], sum[i][c]);
+      FACTORS factor = NAME(splat_factor)(a[i][l * a_step]);
+      UNROLL for (int c = 0; c < n_vectors; c++) sum[i][c] = NAME(product)(factor, row[c], sum[i][c]);
     }
   }
 }
@@ -155,6 +214,8 @@ INLINE void NAME(multiply)(const int n_vectors, int64_t begin, int64_t end, cons
 
 INLINE int64_t NAME(round_up)(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 INLINE int64_t NAME(smaller)(int64_t a, int64_t b) { return a < b ? a : b; }
+/* Factors that n numbers make. */
+INLINE int64_t NAME(factors_of)(int64_t n) { return (n + PAIR - 1) / PAIR; }
 /* A width is cut into as few blocks as there can be, about equally wide. */
 INLINE int64_t NAME(blocks_of)(int64_t width) { return (width + COLUMNS * LANES - 1) / (COLUMNS * LANES); }
 
@@ -167,7 +228,7 @@ INLINE int64_t NAME(vectors_at)(int64_t width, int64_t at) {
 /* Keys whose features and values are in scratch but not in S yet, in parts of CAUSAL_TILE or fewer: every part was
  * stored at exponents of its own, and its sum is lifted to the next part's. */
 struct NAME(waiting) {
-  int64_t n; /* keys */
+  int64_t n; /* keys, each part padded to whole pairs */
   int n_parts;
   int64_t end[MAX_PARTS]; /* of each part */
   bool is_first;          /* S was empty before them */
@@ -176,14 +237,17 @@ struct NAME(waiting) {
 struct NAME(scratch) {
   int64_t m_row;       /* M rounded up to panels */
   int64_t key_row;     /* an odd number of vectors, so that rows spread over the sets of a cache */
+  int64_t query_row;   /* likewise */
+  int64_t x_row;       /* D rounded up to vectors */
   int64_t e_row;       /* E rounded up to vectors */
-  REAL *key;           /* [TILE][key_row] */
-  REAL *key_columns;   /* [m_row][CAUSAL_TILE]: the same, features first */
-  REAL *value;         /* [TILE + ROWS][e_row] */
-  REAL *query;         /* [TILE][key_row] */
+  FACTOR *key;         /* [TILE, pairs of keys][key_row] */
+  FACTOR *key_columns; /* [m_row, pairs of features][COLUMN_ROW]: the same, features first */
+  FACTOR *value;       /* [TILE + ROWS, pairs of keys][e_row] */
+  FACTOR *query;       /* [TILE][query_row, pairs of features] */
+  FACTOR *x;           /* [TILE][x_row, pairs]: keys or queries, where they are rounded */
   INT *token_top;      /* [TILE] of the queries, see struct pass */
   INTS *token_highest; /* [TILE] */
-  REAL *pair;          /* [ROWS][CAUSAL_TILE] */
+  FACTOR *pair;        /* [ROWS][COLUMN_ROW, pairs of keys] */
   REAL *part;          /* [CAUSAL_TILE][e_row]: sums over a state that is far */
   INT *far_top;        /* [CAUSAL_TILE]: their exponents */
   REAL *far_total;     /* [CAUSAL_TILE] */
@@ -194,16 +258,21 @@ struct NAME(scratch) {
   INT *query_base;     /* [m_row]: base, padded so that no query has a feature there */
   INT *state_base;     /* [m_row]: the exponents that queries are stored at */
   REAL *state_z;       /* [m_row] */
-  REAL *state_s;       /* [M][s_stride] */
+  FACTOR *z_factors;   /* [PAIR][query_row]: state_z to be multiplied with, in the pairs' precision and what it left */
+  FACTOR *state_s;     /* [M, pairs of features][s_stride] */
   struct NAME(waiting) waiting;
   struct kernel_sum passed; /* the state with a tile's first part in it */
 };
 
 static size_t NAME(carve)(const struct kernel_shape *shape, void *memory, struct NAME(scratch) *scratch) {
   int64_t m_row = NAME(round_up)(shape->features, LANES), key_row = (m_row / LANES | 1) * LANES;
+  int64_t query_row = (NAME(round_up)(NAME(factors_of)(m_row), LANES) / LANES | 1) * LANES;
+  int64_t x_row = NAME(round_up)(NAME(factors_of)(shape->key_width), LANES);
   int64_t e_row = NAME(round_up)(shape->value_width, LANES), s_count = shape->features * shape->s_stride;
   scratch->m_row = m_row;
   scratch->key_row = key_row;
+  scratch->query_row = query_row;
+  scratch->x_row = x_row;
   scratch->e_row = e_row;
   scratch->waiting = (struct NAME(waiting)){.n = 0};
   size_t total = 0;
@@ -212,13 +281,14 @@ static size_t NAME(carve)(const struct kernel_shape *shape, void *memory, struct
     scratch->field = (void *)(memory ? (char *)memory + total : NULL);                                                 \
     total += ((size_t)(count) * sizeof *scratch->field + 63) / 64 * 64;                                                \
   } while (0)
-  TAKE(key, TILE * key_row);
-  TAKE(key_columns, CAUSAL_TILE * m_row);
-  TAKE(value, (TILE + ROWS) * e_row);
-  TAKE(query, TILE * key_row);
+  TAKE(key, TILE / PAIR * key_row);
+  TAKE(key_columns, NAME(factors_of)(m_row) * COLUMN_ROW);
+  TAKE(value, NAME(factors_of)(TILE + ROWS) * e_row);
+  TAKE(query, TILE * query_row);
+  TAKE(x, PAIR == 1 ? 0 : TILE * x_row);
   TAKE(token_top, TILE);
   TAKE(token_highest, TILE);
-  TAKE(pair, ROWS * CAUSAL_TILE);
+  TAKE(pair, ROWS * NAME(factors_of)(COLUMN_ROW));
   TAKE(part, CAUSAL_TILE * e_row);
   TAKE(far_top, CAUSAL_TILE);
   TAKE(far_total, CAUSAL_TILE);
@@ -230,7 +300,8 @@ static size_t NAME(carve)(const struct kernel_shape *shape, void *memory, struct
   TAKE(query_base, m_row);
   TAKE(state_base, m_row);
   TAKE(state_z, m_row);
-  TAKE(state_s, s_count);
+  TAKE(z_factors, PAIR == 1 ? 0 : PAIR * query_row);
+  TAKE(state_s, NAME(factors_of)(shape->features) * shape->s_stride);
   TAKE(passed.exponent, shape->features);
 #undef TAKE
   scratch->passed.s = memory ? (char *)memory + total : NULL;
@@ -247,28 +318,37 @@ static size_t NAME(scratch_bytes)(const struct kernel_shape *shape) {
 
 /* ---- weights and measures ---------------------------------------------------------------------------------------- */
 
-/* W' in panels as wide as the blocks of vectors_at, [panel][D][feature], zeros past the last feature; then 1 where
- * exponents may be long. */
-INLINE const REAL *NAME(weights_at)(const struct kernel_job *job, int64_t feature) {
-  return (const REAL *)job->weights + feature * job->shape->key_width;
+/* W in panels as wide as the blocks of vectors_at, [panel][D, pairs][feature], zeros past the last; then what follows. */
+struct NAME(weights_end) {
+  REAL factor; /* of tokens, 1 where W has it */
+  REAL is_long; /* 1 where exponents may be long */
+};
+
+INLINE const FACTOR *NAME(weights_at)(const struct kernel_job *job, int64_t feature) {
+  return (const FACTOR *)job->weights + feature * NAME(factors_of)(job->shape->key_width);
+}
+
+INLINE struct NAME(weights_end) NAME(weights_end)(const struct kernel_job *job) {
+  struct NAME(weights_end) end;
+  memcpy(&end, NAME(weights_at)(job, NAME(round_up)(job->shape->features, LANES)), sizeof end);
+  return end;
 }
 
 static size_t NAME(weights_bytes)(const struct kernel_shape *shape) {
-  return (size_t)(NAME(round_up)(shape->features, LANES) * shape->key_width + 1) * sizeof(REAL);
+  int64_t count = NAME(round_up)(shape->features, LANES) * NAME(factors_of)(shape->key_width);
+  return (size_t)count * sizeof(FACTOR) + sizeof(struct NAME(weights_end));
 }
 
-static bool NAME(has_long)(const struct kernel_job *job) {
-  return *NAME(weights_at)(job, NAME(round_up)(job->shape->features, LANES)) != 0;
-}
+static bool NAME(has_long)(const struct kernel_job *job) { return NAME(weights_end)(job).is_long != 0; }
 
 static void NAME(pack_weights)(const struct kernel_shape *shape, const double *w, double factor, void *weights) {
   int64_t m = shape->features, width = shape->key_width;
   double longest2 = 0;
-  REAL *next = weights;
+  FACTOR *next = weights;
   for (int64_t at = 0, n; at < m; at += n) {
     n = NAME(vectors_at)(m, at) * LANES;
-    for (int64_t d = 0; d < width; d++) {
-      for (int64_t r = at; r < at + n; r++) *next++ = r < m ? (REAL)(w[r * width + d] * factor) : 0;
+    for (int64_t d = 0; d < width; d += PAIR) {
+      for (int64_t r = at; r < at + n; r++) *next++ = r < m ? NAME(weight_factor)(width - d, w + r * width + d, factor) : 0;
     }
   }
   for (int64_t r = 0; r < m; r++) {
@@ -276,7 +356,9 @@ static void NAME(pack_weights)(const struct kernel_shape *shape, const double *w
     for (int64_t d = 0; d < width; d++) norm2 += w[r * width + d] * w[r * width + d];
     longest2 = norm2 > longest2 ? norm2 : longest2;
   }
-  *next = sqrt(longest2) * LONGEST_TOKEN > LONGEST_EXPONENT / 2;
+  struct NAME(weights_end) end = {.factor = NAME(token_factor)(factor),
+                                  .is_long = sqrt(longest2) * LONGEST_TOKEN > LONGEST_EXPONENT / 2};
+  memcpy(next, &end, sizeof end);
 }
 
 /* |x_i|^2 of n_rows rows. */

@@ -1,7 +1,7 @@
 /* Part of body.h: the features of a tile's keys or queries. */
 
 /* Rows [first, first + ROWS) of n; past the last they repeat it. */
-INLINE void NAME(rows_at)(const REAL *x, int64_t stride, int64_t first, int64_t n, const REAL *row[ROWS]) {
+INLINE void NAME(rows_at)(const FACTOR *x, int64_t stride, int64_t first, int64_t n, const FACTOR *row[ROWS]) {
   UNROLL for (int i = 0; i < ROWS; i++) row[i] = x + NAME(smaller)(first + i, n - 1) * stride;
 }
 
@@ -20,6 +20,8 @@ struct NAME(tokens) {
  * different units of the core. */
 struct NAME(pass) {
   const struct NAME(tokens) *tokens;
+  const FACTOR *x; /* the tokens, to be multiplied with W */
+  int64_t x_row;
   bool is_long; /* exponents may be too large for the quick way to integers */
   bool is_first_key, is_guess;
   int64_t panel, n_panels;
@@ -28,7 +30,7 @@ struct NAME(pass) {
   REAL *z;             /* keys: gains their features */
   INT *token_top;      /* queries: m */
   INTS *token_highest; /* queries: largest exponent less m, by lanes */
-  REAL *features;      /* [n][row] */
+  FACTOR *features;    /* keys: [n, pairs][row]; queries: [n][row, pairs] */
   int64_t row;
   /* the block before */
   int64_t at, n_rows;
@@ -36,43 +38,48 @@ struct NAME(pass) {
   INT down[ROWS];
 };
 
-/* Finishes vector c of row i of the block before. */
-INLINE void NAME(weigh_key)(const bool is_long, struct NAME(pass) *pass, int64_t i, int c) {
+/* Vector c of row i of the block before. */
+INLINE VEC NAME(key_weight)(const bool is_long, struct NAME(pass) *pass, int64_t i, int c) {
   VEC fraction;
   INTS here = NAME(whole)(is_long, pass->u[i][c], &fraction) - pass->down[i];
   INT *top = pass->top + c * LANES;
-  REAL *z = pass->z + c * LANES;
   NAME(store_ints)(top, NAME(larger)(NAME(load_ints)(top), here));
-  VEC weight = NAME(scaled)(NAME(exp2_fraction)(fraction), here - NAME(load_ints)(pass->base + c * LANES));
-  NAME(store)(z, NAME(load)(z) + weight);
-  NAME(store)(pass->features + (pass->at + i) * pass->row + c * LANES, weight);
+  return NAME(scaled)(NAME(exp2_fraction)(fraction), here - NAME(load_ints)(pass->base + c * LANES));
 }
 
-INLINE void NAME(weigh_query)(const bool is_long, struct NAME(pass) *pass, int64_t i, int c) {
+INLINE VEC NAME(query_weight)(const bool is_long, struct NAME(pass) *pass, int64_t i, int c) {
   VEC fraction;
   INTS here = NAME(whole)(is_long, pass->u[i][c], &fraction) - pass->down[i] + NAME(load_ints)(pass->base + c * LANES);
   INTS *highest = pass->token_highest + pass->at + i;
   *highest = NAME(larger)(*highest, here);
-  VEC weight = NAME(scaled)(NAME(exp2_fraction)(fraction), here);
-  NAME(store)(pass->features + (pass->at + i) * pass->row + c * LANES, weight);
+  return NAME(scaled)(NAME(exp2_fraction)(fraction), here);
 }
 
-INLINE void NAME(weigh)(const bool is_key, const bool is_long, struct NAME(pass) *pass, int64_t i, int c) {
+#ifdef PAIRS
+#include "kernel/body_pairs.h"
+#else
+#include "kernel/body_single.h"
+#endif
+
+/* Finishes a vector of factors: of keys from row i on, of queries from vector c on. */
+INLINE void NAME(weigh)(const bool is_key, const bool is_long, const int n_vectors, struct NAME(pass) *pass, int64_t i,
+                        int c) {
   if (is_key) {
     NAME(weigh_key)(is_long, pass, i, c);
   } else {
-    NAME(weigh_query)(is_long, pass, i, c);
+    NAME(weigh_query)(is_long, n_vectors, pass, i, c);
   }
 }
 
 /* The rest of the block before, without a product to go with it. */
 INLINE void NAME(finish_block)(const bool is_key, const int n_vectors, struct NAME(pass) *pass) {
-  for (int64_t i = 0; i < pass->n_rows; i++) {
-    UNROLL for (int c = 0; c < n_vectors; c++) {
+  const int rows = is_key ? PAIR : 1, vectors = is_key ? 1 : PAIR;
+  for (int64_t i = 0; i < pass->n_rows; i += rows) {
+    UNROLL for (int c = 0; c < n_vectors; c += vectors) {
       if (pass->is_long) {
-        NAME(weigh)(is_key, true, pass, i, c);
+        NAME(weigh)(is_key, true, n_vectors, pass, i, c);
       } else {
-        NAME(weigh)(is_key, false, pass, i, c);
+        NAME(weigh)(is_key, false, n_vectors, pass, i, c);
       }
     }
   }
@@ -115,12 +122,13 @@ static void NAME(fetch_ahead)(const struct NAME(pass) *pass, const struct kernel
 }
 
 /* A block of tokens at `at`; finishes the one before. */
-INLINE void NAME(feature_block)(const bool is_key, const int n_vectors, int64_t width, const REAL *weights, int64_t at,
+INLINE void NAME(feature_block)(const bool is_key, const int n_vectors, int64_t depth, const FACTOR *weights, int64_t at,
                                 struct NAME(pass) *pass) {
-  const REAL *x[ROWS];
+  const int rows = is_key ? PAIR : 1, vectors = is_key ? 1 : PAIR;
+  const FACTOR *x[ROWS];
   VEC u[ROWS][COLUMNS];
   INT down[ROWS];
-  NAME(rows_at)(pass->tokens->x, pass->tokens->stride, at, pass->tokens->n, x);
+  NAME(rows_at)(pass->x, pass->x_row, at, pass->tokens->n, x);
   UNROLL for (int i = 0; i < ROWS; i++) {
     double h = is_key ? pass->tokens->half_norm[NAME(smaller)(at + i, pass->tokens->n - 1)] : 0, whole = rint(h);
     down[i] = NAME(bits)(TO_INTEGER) + (INT)whole;
@@ -128,14 +136,14 @@ INLINE void NAME(feature_block)(const bool is_key, const int n_vectors, int64_t 
   }
   int64_t l = 0;
   if (pass->is_long) NAME(finish_block)(is_key, n_vectors, pass);
-  for (int64_t i = 0; i < pass->n_rows; i++) {
-    UNROLL for (int c = 0; c < n_vectors; c++) {
-      NAME(multiply)(n_vectors, l, NAME(smaller)(l + 1, width), x, 1, weights, n_vectors * LANES, u);
-      NAME(weigh)(is_key, false, pass, i, c);
-      l++;
+  for (int64_t i = 0; i < pass->n_rows; i += rows) {
+    UNROLL for (int c = 0; c < n_vectors; c += vectors) {
+      NAME(multiply)(n_vectors, l, NAME(smaller)(l + PAIR, depth), x, 1, weights, n_vectors * LANES, u);
+      NAME(weigh)(is_key, false, n_vectors, pass, i, c);
+      l += PAIR;
     }
   }
-  NAME(multiply)(n_vectors, l, width, x, 1, weights, n_vectors * LANES, u);
+  NAME(multiply)(n_vectors, l, depth, x, 1, weights, n_vectors * LANES, u);
   pass->at = at;
   pass->n_rows = NAME(smaller)(ROWS, pass->tokens->n - at);
   memcpy(pass->u, u, sizeof u);
@@ -143,11 +151,12 @@ INLINE void NAME(feature_block)(const bool is_key, const int n_vectors, int64_t 
 }
 
 INLINE void NAME(feature_panel)(const bool is_key, const int n_vectors, const struct kernel_shape *shape,
-                                const REAL *weights, struct NAME(pass) *pass) {
+                                const FACTOR *weights, struct NAME(pass) *pass) {
+  int64_t depth = NAME(factors_of)(shape->key_width);
   pass->n_rows = 0;
   for (int64_t at = 0; at < pass->tokens->n; at += ROWS) {
     NAME(fetch_ahead)(pass, shape, at);
-    NAME(feature_block)(is_key, n_vectors, shape->key_width, weights, at, pass);
+    NAME(feature_block)(is_key, n_vectors, depth, weights, at, pass);
     if (is_key && at == 0 && pass->is_first_key) NAME(set_base)(n_vectors, pass);
     if (!is_key) {
       if (pass->is_guess) NAME(guess_tops)(pass);
