@@ -297,6 +297,8 @@ FAVOR_API enum favor_status favor_decoder_step(struct favor_decoder *decoder, co
 FAVOR_API const char *favor_kernel_name(int index);
 /* Local: whether this machine can run it. */
 FAVOR_API bool favor_kernel_is_supported(int index);
+/* Local: whether it computes in this precision. */
+FAVOR_API bool favor_kernel_has_precision(int index, enum favor_precision precision);
 /* Local: which BLAS, its configuration and its chosen core. The string is static. */
 FAVOR_API const char *favor_blas_description(void);
 

@@ -54,7 +54,7 @@ static enum favor_status make_plan(const struct bench *bench, struct station *st
   problem.is_causal = work->is_causal;
   problem.projection = (enum favor_projection)options_integer(options, OPTION_PROJECTION);
   problem.seed = (uint64_t)options_integer(options, OPTION_SEED);
-  problem.precision = bench->precision;
+  problem.precision = station->run.kernel->precision;
   problem.kernel = station->run.kernel->kernel->name;
   problem.threads = bench->threads;
   return pass_on(bench, favor_plan_create(bench->context, &problem, &station->plan));
@@ -103,7 +103,7 @@ static double cpu_now_s(void) {
 
 static enum favor_status time_round(struct bench *bench, struct station *stations, int n, int round) {
   for (int i = 0; i < n; i++) {
-    bench_sample_peak(bench, stations[i].run.kernel->isa, bench->precision);
+    bench_sample_peak(bench, stations[i].run.kernel->isa, stations[i].run.kernel->precision);
     const double cpu_begin = cpu_now_s(), begin = clock_now_s();
     enum favor_status status = execute(bench, &stations[i]);
     stations[i].seconds[round] = clock_now_s() - begin;

@@ -33,4 +33,9 @@ bool favor_kernel_is_supported(int index) {
   return kernel && kernel->is_supported();
 }
 
+bool favor_kernel_has_precision(int index, enum favor_precision precision) {
+  const struct kernel *kernel = kernel_at(index);
+  return kernel && (int)precision >= 0 && (int)precision < KERNEL_N_PRECISIONS && kernel->real[precision].absorb;
+}
+
 const char *favor_blas_description(void) { return kernel_blas_description(); }

@@ -215,13 +215,15 @@ static struct favor_problem problem_of(bool is_causal, enum favor_precision prec
   return problem;
 }
 
-/* Both modes in both precisions; kernels take turns, starting with number `first_kernel`. */
+/* Both modes in all precisions of this machine; kernels take turns, starting with number `first_kernel`. */
 static void for_each_kind(void (*body)(const struct run_contexts *contexts, struct favor_problem *problem),
                           uint64_t first_kernel) {
   struct run_contexts contexts = run_contexts_open();
-  for (int kind = 0; kind < 4; kind++) {
-    struct favor_problem problem = problem_of(kind % 2, kind < 2 ? FAVOR_PRECISION_F32 : FAVOR_PRECISION_F64);
-    problem.kernel = case_kernel(first_kernel + (uint64_t)(kind + kind / 2));
+  for (int kind = 0; kind < 6; kind++) {
+    enum favor_precision precision = (enum favor_precision)(kind / 2);
+    if (!case_has_precision(precision)) continue;
+    struct favor_problem problem = problem_of(kind % 2, precision);
+    problem.kernel = case_kernel(first_kernel + (uint64_t)(kind + kind / 2), precision);
     body(&contexts, &problem);
   }
   run_contexts_close(&contexts);

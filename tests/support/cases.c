@@ -1,5 +1,6 @@
 #include "cases.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -45,12 +46,28 @@ static int64_t pick(struct draws *draws, const int64_t *from, int n) { return fr
 
 /* ---- shapes ------------------------------------------------------------------------------------------------------ */
 
-const char *case_kernel(uint64_t number) {
-  int n_supported = 0, index = 0;
-  for (int i = 0; favor_kernel_name(i) != NULL; i++) n_supported += favor_kernel_is_supported(i);
-  int wanted = (int)(number % (uint64_t)n_supported);
-  while (!favor_kernel_is_supported(index) || wanted-- > 0) index++;
+static bool can_run(int kernel, enum favor_precision precision) {
+  return favor_kernel_is_supported(kernel) && favor_kernel_has_precision(kernel, precision);
+}
+
+static int count_kernels(enum favor_precision precision) {
+  int n = 0;
+  for (int i = 0; favor_kernel_name(i) != NULL; i++) n += can_run(i, precision);
+  return n;
+}
+
+bool case_has_precision(enum favor_precision precision) { return count_kernels(precision) > 0; }
+
+const char *case_kernel(uint64_t number, enum favor_precision precision) {
+  int index = 0, wanted = (int)(number % (uint64_t)count_kernels(precision));
+  while (!can_run(index, precision) || wanted-- > 0) index++;
   return favor_kernel_name(index);
+}
+
+double case_bf16_bound(const struct favor_problem *problem, double spread, double longest_row) {
+  double scale = problem->scale == 0 ? 1 / sqrt((double)problem->key_width) : problem->scale;
+  double product = spread * sqrt(scale) * longest_row; /* root mean square over tokens */
+  return 4e-3 * sqrt((4 + 2 * product * product) / 8);
 }
 
 /* Lengths: fewer tokens than ranks, less than a run, some runs, many runs; narrow where long. */
@@ -92,7 +109,7 @@ void case_draw(uint64_t number, struct test_case *c) {
   struct favor_problem *problem = &c->problem;
   problem->is_causal = number % 2 == 0;
   problem->precision = number / 2 % 2 == 0 ? FAVOR_PRECISION_F32 : FAVOR_PRECISION_F64;
-  problem->kernel = case_kernel(number / 4);
+  problem->kernel = case_kernel(number / 4, problem->precision);
   c->spread = spreads[number % 5];
   c->segment_style = (int)(number % 3);
   draw_size(c, &draws);
@@ -157,12 +174,13 @@ void case_release(struct test_case *c) {
 }
 
 void case_describe(const struct test_case *c, char *text, size_t size) {
+  static const char *const precisions[] = {"f32", "f64", "bf16"};
   const struct favor_problem *p = &c->problem;
   snprintf(
       text, size,
       "case %2d: %s %s B=%lld H=%lld G=%lld N=%lld D=%lld E=%lld M=%lld segments=%lld spread=%g %s %s%s threads=%d "
       "scan=%d %s",
-      (int)c->number, p->is_causal ? "causal" : "bidirectional", p->precision == FAVOR_PRECISION_F32 ? "f32" : "f64",
+      (int)c->number, p->is_causal ? "causal" : "bidirectional", precisions[p->precision],
       (long long)p->batch, (long long)p->heads, (long long)p->kv_heads, (long long)p->tokens, (long long)p->key_width,
       (long long)p->value_width, (long long)p->features, (long long)(p->segments ? p->n_segments : 1), c->spread,
       p->projection == FAVOR_PROJECTION_GAUSSIAN ? "gaussian" : "orthogonal",
@@ -211,7 +229,7 @@ static void round_to_float(double *x, int64_t count) {
 }
 
 void case_tensors_round(const struct favor_problem *problem, struct case_tensors *t) {
-  if (problem->precision != FAVOR_PRECISION_F32) return;
+  if (problem->precision == FAVOR_PRECISION_F64) return;
   round_to_float(t->q, t->heads * t->tokens * t->key_width);
   round_to_float(t->k, t->kv_heads * t->tokens * t->key_width);
   round_to_float(t->v, t->kv_heads * t->tokens * t->value_width);
