@@ -80,7 +80,8 @@ FAVOR_API void favor_context_destroy(struct favor_context **context);
 /* The text of the last agreed error, "" before any. Local; valid until the next call on the context. */
 FAVOR_API const char *favor_context_message(const struct favor_context *context);
 
-/* Local: forgets this rank's own error that no collective function has reported yet, for a caller that dealt with it. */
+/* Local: forgets this rank's own error that no collective function has reported yet, for a caller that dealt with it.
+ */
 FAVOR_API void favor_context_forget(struct favor_context *context);
 
 FAVOR_API int favor_context_rank(const struct favor_context *context);
@@ -269,8 +270,8 @@ FAVOR_API void favor_state_decode(const void *bytes, int32_t *exponent, double *
 
 /* ---- decoding: causal attention one token at a time ---------------------------------------------------------------
  *
- * A decoder holds the states of this rank's key heads, in double, and advances them by one token at a cost that does not
- * depend on how many came before. It starts from no key or from exported states, and can be saved as such. */
+ * A decoder holds the states of this rank's key heads, in double, and advances them by one token at a cost that does
+ * not depend on how many came before. It starts from no key or from exported states, and can be saved as such. */
 struct favor_decoder;
 
 /* Local. A decoder for the heads, widths, projection and precision of arrays of a causal plan, which must outlive it.

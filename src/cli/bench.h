@@ -19,11 +19,11 @@ struct bench_work {
 /* What is known of a kernel by its name. */
 struct bench_kernel {
   const struct kernel *kernel;
-  enum peak_isa isa;     /* whose peak it is held against */
+  enum peak_isa isa; /* whose peak it is held against */
   enum favor_precision precision;
-  double most_error;     /* relative error above which an answer is wrong */
-  int64_t most_tokens;   /* of a work that it is given */
-  bool is_listed;        /* or else it is the BLAS that others are held against, and not asked for */
+  double most_error;   /* relative error above which an answer is wrong */
+  int64_t most_tokens; /* of a work that it is given */
+  bool is_listed;      /* or else it is the BLAS that others are held against, and not asked for */
 };
 
 /* A kernel on a work. */

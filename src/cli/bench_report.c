@@ -43,9 +43,9 @@ static json_t *pack_run(const struct bench *bench, const struct bench_run *run) 
       options_text(bench->command->options, OPTION_PROJECTION), "heads", (json_int_t)work->heads, "tokens",
       (json_int_t)work->tokens, "D", (json_int_t)work->key_width, "E", (json_int_t)work->value_width, "M",
       (json_int_t)work->features, "kernel", run->kernel->kernel->name, "precision",
-      precision_name((int)run->kernel->precision), "peak_isa", peak_name(run->kernel->isa), "threads", bench->threads, "repetitions", run->rounds, "ns_per_token_head",
-      ns_of(run), "spread", run->spread, "cpu_share", run->cpu_share, "gflops", gflops_of(run), "peak_ratio",
-      gflops_of(run) / peak_of(bench, run), "blas_ns_per_token_head",
+      precision_name((int)run->kernel->precision), "peak_isa", peak_name(run->kernel->isa), "threads", bench->threads,
+      "repetitions", run->rounds, "ns_per_token_head", ns_of(run), "spread", run->spread, "cpu_share", run->cpu_share,
+      "gflops", gflops_of(run), "peak_ratio", gflops_of(run) / peak_of(bench, run), "blas_ns_per_token_head",
       run->blas_seconds > 0 ? json_real(1e9 * run->blas_seconds) : json_null(), "relative_error", run->relative_error);
 }
 
@@ -66,9 +66,10 @@ static json_t *pack_peaks(const struct bench *bench) {
 static json_t *pack(const struct bench *bench, enum peak_isa best) {
   json_t *object = report_object(bench->command), *runs = json_array();
   for (int i = 0; i < bench->n_runs; i++) json_array_append_new(runs, pack_run(bench, &bench->runs[i]));
-  json_t *more = json_pack("{s:f, s:s, s:o, s:s, s:i, s:o}", "peak_gflops", bench->peaks[FAVOR_PRECISION_F32][best].gflops, "isa",
-                           peak_name(best), "peaks", pack_peaks(bench), "blas", favor_blas_description(),
-                           "works_left_out", bench->n_works_left_out, "runs", runs);
+  json_t *more =
+      json_pack("{s:f, s:s, s:o, s:s, s:i, s:o}", "peak_gflops", bench->peaks[FAVOR_PRECISION_F32][best].gflops, "isa",
+                peak_name(best), "peaks", pack_peaks(bench), "blas", favor_blas_description(), "works_left_out",
+                bench->n_works_left_out, "runs", runs);
   bool is_complete = object && more && json_object_update(object, more) == 0;
   json_decref(more);
   if (is_complete) return object;
@@ -96,8 +97,9 @@ static void print_run(const struct bench *bench, const struct bench_run *run, co
     snprintf(times, sizeof times, "%.2f", 1e9 * run->blas_seconds / ns_of(run));
   }
   printf("%-32s%-11s%-5s%9.1f%7.1f%%%6.0f%%%9.1f  %.3f %-11s%9s%7s%9.1e\n", name, run->kernel->kernel->name,
-         precision_name((int)run->kernel->precision), ns_of(run), 100 * run->spread, 100 * run->cpu_share, gflops_of(run),
-         gflops_of(run) / peak_of(bench, run), peak_name(run->kernel->isa), ns, times, run->relative_error);
+         precision_name((int)run->kernel->precision), ns_of(run), 100 * run->spread, 100 * run->cpu_share,
+         gflops_of(run), gflops_of(run) / peak_of(bench, run), peak_name(run->kernel->isa), ns, times,
+         run->relative_error);
 }
 
 static void print_table(const struct bench *bench) {

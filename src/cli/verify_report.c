@@ -9,8 +9,8 @@
 #include "dist/agree.h"
 
 /* The error that fails: of all sampled rows together, and of any one of them (see check_head.worst_error). Rounding to
- * bfloat16 leaves 2.3e-3 and 5e-3 where q and k have a spread of 0.5 at D=64, and 5e-3 and 1.6e-2 at a spread of 1; where
- * it leaves more than is allowed, bf16 does not suit the input. */
+ * bfloat16 leaves 2.3e-3 and 5e-3 where q and k have a spread of 0.5 at D=64, and 5e-3 and 1.6e-2 at a spread of 1;
+ * where it leaves more than is allowed, bf16 does not suit the input. */
 static const struct {
   double all, row;
 } tolerances[] = {
@@ -54,8 +54,8 @@ static void judge(const struct verify *verify, struct verdict *verdict) {
   verdict->error = check_ratio(sum.definition_error, sum.definition);
   verdict->error_exact = check_ratio(sum.exact_error, sum.exact);
   verdict->mean_error_exact = check_ratio(sum.mean_error, sum.exact);
-  verdict->is_passed = verdict->error <= tolerances[verify->precision].all &&
-                       verdict->worst_error <= tolerances[verify->precision].row;
+  verdict->is_passed =
+      verdict->error <= tolerances[verify->precision].all && verdict->worst_error <= tolerances[verify->precision].row;
 }
 
 static int64_t worst_token(const struct verify *verify, const struct check_head *head) {

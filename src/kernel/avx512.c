@@ -19,6 +19,11 @@ enum { ROWS = 6, NORM_ROWS = 4, TILE = 96, CAUSAL_TILE = 48, MAX_PARTS = 4, RUN_
 
 #include "kernel/avx512_f32.h"
 
+INLINE vec_f32 scaled_f32(vec_f32 x, ints_f32 e) {
+  __mmask16 is_normal = _mm512_cmpgt_epi32_mask((__m512i)e, _mm512_set1_epi32(-126));
+  return (vec_f32)_mm512_maskz_add_epi32(is_normal, (__m512i)x, _mm512_slli_epi32((__m512i)e, 23));
+}
+
 #define LANES 16
 #define VEC vec_f32
 #define INTS ints_f32

@@ -26,11 +26,6 @@ INLINE float total_f32(vec_f32 a) { return _mm512_reduce_add_ps(a); }
 INLINE wide widen_f32(const float *x) { return _mm512_cvtps_pd(_mm256_loadu_ps(x)); }
 INLINE vec_f32 nearest_f32(vec_f32 a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 INLINE ints_f32 to_ints_f32(vec_f32 a) { return (ints_f32)_mm512_cvtps_epi32(a); }
-INLINE vec_f32 scaled_f32(vec_f32 x, ints_f32 e) {
-  __mmask16 is_normal = _mm512_cmpgt_epi32_mask((__m512i)e, _mm512_set1_epi32(-126));
-  return (vec_f32)_mm512_maskz_add_epi32(is_normal, (__m512i)x, _mm512_slli_epi32((__m512i)e, 23));
-}
-
 INLINE vec_f32 first_of_f32(vec_f32 v, int64_t n) { return _mm512_maskz_mov_ps(first_f32(n), v); }
 INLINE vec_f32 zip_low_f32(vec_f32 a, vec_f32 b) {
   const __m512i order = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);

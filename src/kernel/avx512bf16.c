@@ -1,4 +1,5 @@
-/* Vectors of 512 bits whose products are of pairs of bfloat16, added in f32: AVX-512 BF16 besides what avx512.c takes. */
+/* Vectors of 512 bits whose products are of pairs of bfloat16, added in f32: AVX-512 BF16 besides what avx512.c takes.
+ */
 #if defined(__x86_64__)
 #include <float.h>
 #include <immintrin.h>
@@ -21,6 +22,10 @@ enum { ROWS = 6, NORM_ROWS = 4, TILE = 192, CAUSAL_TILE = 48, MAX_PARTS = 4, RUN
 #define UNROLL _Pragma("GCC unroll 16")
 
 #include "kernel/avx512_f32.h"
+
+/* Below the normal range it is what is taken for 0 where it is rounded. A comparison would occupy the units that
+ * products need; these do not. */
+INLINE vec_f32 scaled_f32(vec_f32 x, ints_f32 e) { return _mm512_scalef_ps(x, _mm512_cvtepi32_ps((__m512i)e)); }
 
 INLINE vec_f32 product_f32(ints_f32 a, ints_f32 b, vec_f32 sum) {
   return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b);

@@ -20,17 +20,18 @@
  *   VEC NAME(first_of)(VEC, int64_t n): likewise
  *   INTS NAME(larger)(INTS, INTS), INT NAME(largest)(INTS), REAL NAME(total)(VEC)
  *   VEC NAME(nearest)(VEC), rint(); INTS NAME(to_ints)(VEC), of whole numbers
- *   VEC NAME(scaled)(VEC x, INTS e): x 2^e for x in [1/2, 2), 0 where that is below the normal range
+ *   VEC NAME(scaled)(VEC x, INTS e): x 2^e for x in [1/2, 2), 0 where that is below the normal range (or with PAIRS a
+ *     subnormal number)
  *   WIDE             a vector of WIDE_LANES doubles; WIDE NAME(widen)(const REAL *), double wide_total(WIDE),
  *                    WIDE wide_fused(WIDE a, WIDE b, WIDE c)
  *   VEC NAME(zip_low)(VEC a, VEC b), NAME(zip_high): a0 b0 a1 b1 ..., the lower and the upper half of it
  *
- * Factors of products are of type FACTOR: REAL itself, or with PAIRS defined (REAL being float) two of them next to each
- * other along the summed index, rounded to bfloat16, in 32 bits. Sums are REAL in both. body_single.h and body_pairs.h
- * store factors and have what else depends on it; PAIRS wants three more of the including file:
- *   VEC NAME(product)(INTS a, INTS b, VEC sum): both products of each pair, added to sum
- *   INTS NAME(join_lanes)(VEC low, VEC high): low0 high0, low1 high1, ..., rounded
- *   INTS NAME(join_neighbours)(VEC first, VEC second): first0 first1, first2 first3, ..., rounded
+ * Factors of products are of type FACTOR: REAL itself, or with PAIRS defined (REAL being float) two of them next to
+ * each other along the summed index, rounded to bfloat16, in 32 bits. Sums are REAL in both. body_single.h and
+ * body_pairs.h store factors and have what else depends on it; PAIRS wants three more of the including file: VEC
+ * NAME(product)(INTS a, INTS b, VEC sum): both products of each pair, added to sum INTS NAME(join_lanes)(VEC low, VEC
+ * high): low0 high0, low1 high1, ..., rounded INTS NAME(join_neighbours)(VEC first, VEC second): first0 first1, first2
+ * first3, ..., rounded
  *
  * Exponents. Scaling by a power of two is exact, so no tile waits for its maxima: features are stored at exponents
  * that are known before, and what depends on them is shifted to the true maxima afterwards.
@@ -69,6 +70,7 @@ enum {
   NAME(NEAR) = (REAL_BIAS + 1) * 15 / 64,           /* 30 */
   NAME(GUESS_ABOVE) = 16,
   NAME(QUERY_LIMIT) = 4,
+  NAME(ABSENT) = 1 << 29,    /* below every key that counts: of the row that an odd key is paired with */
   NAME(NO_FEATURE) = 1 << 30 /* beyond every exponent: 2^(l - NO_FEATURE) is 0 */
 };
 
@@ -264,7 +266,7 @@ struct NAME(scratch) {
   struct kernel_sum passed; /* the state with a tile's first part in it */
 };
 
-static size_t NAME(carve)(const struct kernel_shape *shape, void *memory, struct NAME(scratch) *scratch) {
+static size_t NAME(carve)(const struct kernel_shape *shape, void *memory, struct NAME(scratch) * scratch) {
   int64_t m_row = NAME(round_up)(shape->features, LANES), key_row = (m_row / LANES | 1) * LANES;
   int64_t query_row = (NAME(round_up)(NAME(factors_of)(m_row), LANES) / LANES | 1) * LANES;
   int64_t x_row = NAME(round_up)(NAME(factors_of)(shape->key_width), LANES);
@@ -318,9 +320,10 @@ static size_t NAME(scratch_bytes)(const struct kernel_shape *shape) {
 
 /* ---- weights and measures ---------------------------------------------------------------------------------------- */
 
-/* W in panels as wide as the blocks of vectors_at, [panel][D, pairs][feature], zeros past the last; then what follows. */
+/* W in panels as wide as the blocks of vectors_at, [panel][D, pairs][feature], zeros past the last; then what follows.
+ */
 struct NAME(weights_end) {
-  REAL factor; /* of tokens, 1 where W has it */
+  REAL factor;  /* of tokens, 1 where W has it */
   REAL is_long; /* 1 where exponents may be long */
 };
 
@@ -348,7 +351,8 @@ static void NAME(pack_weights)(const struct kernel_shape *shape, const double *w
   for (int64_t at = 0, n; at < m; at += n) {
     n = NAME(vectors_at)(m, at) * LANES;
     for (int64_t d = 0; d < width; d += PAIR) {
-      for (int64_t r = at; r < at + n; r++) *next++ = r < m ? NAME(weight_factor)(width - d, w + r * width + d, factor) : 0;
+      for (int64_t r = at; r < at + n; r++)
+        *next++ = r < m ? NAME(weight_factor)(width - d, w + r * width + d, factor) : 0;
     }
   }
   for (int64_t r = 0; r < m; r++) {
@@ -356,8 +360,8 @@ static void NAME(pack_weights)(const struct kernel_shape *shape, const double *w
     for (int64_t d = 0; d < width; d++) norm2 += w[r * width + d] * w[r * width + d];
     longest2 = norm2 > longest2 ? norm2 : longest2;
   }
-  struct NAME(weights_end) end = {.factor = NAME(token_factor)(factor),
-                                  .is_long = sqrt(longest2) * LONGEST_TOKEN > LONGEST_EXPONENT / 2};
+  struct NAME(weights_end)
+      end = {.factor = NAME(token_factor)(factor), .is_long = sqrt(longest2) * LONGEST_TOKEN > LONGEST_EXPONENT / 2};
   memcpy(next, &end, sizeof end);
 }
 

@@ -32,8 +32,9 @@ struct kernel_shape {
   int64_t s_stride;    /* elements from one row of a sum's s to the next, >= E, a multiple of 16 */
 };
 
-/* "real" is double in the f64 table, and float in those of f32 and bf16. In bf16 both factors of every product are rounded
- * to bfloat16 (8 bits of a mantissa, the exponents of f32), W before it comes here; what is summed stays float. */
+/* "real" is double in the f64 table, and float in those of f32 and bf16. In bf16 both factors of every product are
+ * rounded to bfloat16 (8 bits of a mantissa, the exponents of f32), W before it comes here; what is summed stays float.
+ */
 struct kernel_sum {
   int32_t *exponent; /* [M] */
   void *s;           /* real [M][s_stride] */
@@ -93,9 +94,9 @@ struct kernel_ops {
 struct kernel {
   const char *name;
   bool (*is_supported)(void);
-  int64_t tile_tokens;       /* most tokens of absorb() and emit() */
-  int64_t causal_tokens;     /* most tokens of causal(): divides tile_tokens */
-  int64_t run_tiles;         /* tiles summed in `real` before they go into the reproducible state */
+  int64_t tile_tokens;                         /* most tokens of absorb() and emit() */
+  int64_t causal_tokens;                       /* most tokens of causal(): divides tile_tokens */
+  int64_t run_tiles;                           /* tiles summed in `real` before they go into the reproducible state */
   struct kernel_ops real[KERNEL_N_PRECISIONS]; /* by enum favor_precision; absorb == NULL where it is missing */
 };
 

@@ -49,8 +49,8 @@ static void check_kernel(struct favor_context *context, const struct favor_probl
   for (int other = 0; other < KERNEL_N_PRECISIONS; other++) {
     if (!kernel_find(problem->kernel, other)) continue;
     dist_fail(context, FAVOR_EUSAGE,
-              "kernel %s has no precision %s; use precision %s with it, or kernel %s for precision %s",
-              problem->kernel, names[precision], names[other], best->name, names[precision]);
+              "kernel %s has no precision %s; use precision %s with it, or kernel %s for precision %s", problem->kernel,
+              names[precision], names[other], best->name, names[precision]);
     return;
   }
   dist_fail(context, FAVOR_EUSAGE, "kernel %s does not exist or this machine cannot run it", problem->kernel);

@@ -181,8 +181,8 @@ static void a_prefix_stands_alone(void **state) {
 
 /* ---- constants, linearity, order --------------------------------------------------------------------------------- */
 
-/* Both modes in all precisions of this machine, with two kernels where there are two, on several runs of tokens. `bound`
- * is for that precision. In bf16 it is for a value and a row of the state, each rounded to within 2^-9. */
+/* Both modes in all precisions of this machine, with two kernels where there are two, on several runs of tokens.
+ * `bound` is for that precision. In bf16 it is for a value and a row of the state, each rounded to within 2^-9. */
 static void for_each_kind(void (*body)(const struct run_contexts *contexts, const struct favor_problem *problem,
                                        double bound)) {
   static const double bounds[] = {
@@ -342,7 +342,9 @@ static void extreme_values_of(const struct run_contexts *contexts, const struct 
     case_tensors_round(problem, &t);
     double *out = attend_double(contexts, problem, &t), error = oracle_error(contexts, problem, &t, out);
     /* 2e-5 in f32: the library's promise. */
-    double most = problem->precision == FAVOR_PRECISION_BF16 ? case_bf16_bound(problem, 1, sqrt((double)problem->key_width)) : 20 * bound;
+    double most = problem->precision == FAVOR_PRECISION_BF16
+                      ? case_bf16_bound(problem, 1, sqrt((double)problem->key_width))
+                      : 20 * bound;
     if (!(error <= most))
       run_print("extreme values %d, causal %d, precision %d: %.3g\n", extreme, problem->is_causal, problem->precision,
                 error);

@@ -233,10 +233,8 @@ static void bf16_agrees_with_oracle(void **state) {
 
 int main(int argc, char **argv) {
   const struct CMUnitTest tests[] = {
-      mpi_unit_test(oracle_knows_the_sigmoid),
-      mpi_unit_test(oracle_agrees_with_all_pairs),
-      mpi_unit_test(oracle_approaches_softmax),
-      mpi_unit_test(library_agrees_with_oracle),
+      mpi_unit_test(oracle_knows_the_sigmoid),  mpi_unit_test(oracle_agrees_with_all_pairs),
+      mpi_unit_test(oracle_approaches_softmax), mpi_unit_test(library_agrees_with_oracle),
       mpi_unit_test(bf16_agrees_with_oracle),
   };
   return mpi_cmocka_main(&argc, &argv, "oracle", tests, sizeof tests / sizeof tests[0]);

@@ -136,8 +136,8 @@ static bool has_bf16(void) {
   return false;
 }
 
-/* A decoder rounds nothing but W, so that it is as far from the batch as the batch from the definition: 4e-3 at a spread
- * of 0.5, as in test_oracle. From a state of the batch, too. */
+/* A decoder rounds nothing but W, so that it is as far from the batch as the batch from the definition: 4e-3 at a
+ * spread of 0.5, as in test_oracle. From a state of the batch, too. */
 static void bf16_is_decoded_unrounded(void **state) {
   (void)state;
   if (!has_bf16()) skip();

@@ -85,7 +85,8 @@ static double rounded(int precision, double x) {
 static struct guarded random_rows(int precision, int64_t n, int64_t width, int64_t stride, double spread,
                                   enum side side) {
   struct guarded g = guarded_create((size_t)((n - 1) * stride + width) * real_bytes[precision], side);
-  for (int64_t i = 0; i < (n - 1) * stride + width; i++) set(precision, g.data, i, rounded(precision, spread * normal()));
+  for (int64_t i = 0; i < (n - 1) * stride + width; i++)
+    set(precision, g.data, i, rounded(precision, spread * normal()));
   return g;
 }
 
