@@ -54,7 +54,7 @@ INLINE void store_pairs_f32(int32_t *x, int64_t n, ints_f32 v) {
 #define INT int32_t
 #define PAIRS
 #include "kernel/real_f32.h"
-/* 2^x as there, but minimax with a largest relative error of 1.02e-4: features are rounded to within 2^-9. */
+/* 2^x as there, but minimax with a largest relative error of 1.02e-4: features are rounded to within 2^-8. */
 #undef EXP2_COEFFICIENTS
 #define EXP2_COEFFICIENTS 0x1.c2a216p-5f, 0x1.f00c4ep-3f, 0x1.62f5fap-1f
 #define NAME(x) x##_f32

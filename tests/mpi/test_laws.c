@@ -182,7 +182,8 @@ static void a_prefix_stands_alone(void **state) {
 /* ---- constants, linearity, order --------------------------------------------------------------------------------- */
 
 /* Both modes in all precisions of this machine, with two kernels where there are two, on several runs of tokens.
- * `bound` is for that precision. In bf16 it is for a value and a row of the state, each rounded to within 2^-9. */
+ * `bound` is for that precision. In bf16 it is for a value that is rounded to within 2^-8; the state's rows, which are
+ * too, go into a mean. */
 static void for_each_kind(void (*body)(const struct run_contexts *contexts, const struct favor_problem *problem,
                                        double bound)) {
   static const double bounds[] = {

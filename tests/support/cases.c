@@ -67,7 +67,7 @@ const char *case_kernel(uint64_t number, enum favor_precision precision) {
 double case_bf16_bound(const struct favor_problem *problem, double spread, double longest_row) {
   double scale = problem->scale == 0 ? 1 / sqrt((double)problem->key_width) : problem->scale;
   double product = spread * sqrt(scale) * longest_row; /* root mean square over tokens */
-  return 4e-3 * sqrt((4 + 2 * product * product) / 8);
+  return 0x1p-9 * sqrt(4 + 2 * product * product);
 }
 
 /* Lengths: fewer tokens than ranks, less than a run, some runs, many runs; narrow where long. */

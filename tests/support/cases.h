@@ -26,10 +26,11 @@ const char *case_kernel(uint64_t number, enum favor_precision precision);
 /* Whether there is one. */
 bool case_has_precision(enum favor_precision precision);
 
-/* The relative error that bf16 may have where q and k have this spread: 4e-3 at 0.5 and D = 64. Rounding to 8 bits is
- * an error of some 0.8e-3; the features of a query and a key, a value, and a row of the state (or a weight) have one
- * each, and w . x~ has the errors of the elements of x~, together |w| |x~| / sqrt(D) times it. Of the rows of W the
- * longest, whose length is given, count most. With all lengths sqrt(D) it makes sqrt(4 + 2 + 2), or 2.3e-3, there. */
+/* The relative error that bf16 may have where q and k have this spread. Rounding to 8 bits is an error of at most 2^-8,
+ * and of 1.7e-3 in the mean square; the features of a query and a key, a value, and a row of the state (or a weight)
+ * have one each, and w . x~ has the errors of the elements of x~, together |w| |x~| / sqrt(D) times it. Of the rows of
+ * W the longest, whose length is given, count most. Errors are of either sign, so that with all lengths sqrt(D) they
+ * make sqrt(4 + |q~|^2 + |k~|^2) of one, with 2^-9 for 1.7e-3. Over many features all but a value's become less. */
 double case_bf16_bound(const struct favor_problem *problem, double spread, double longest_row);
 
 void case_release(struct test_case *c);
