@@ -94,8 +94,7 @@ enum favor_projection { FAVOR_PROJECTION_ORTHOGONAL = 0, FAVOR_PROJECTION_GAUSSI
 enum favor_row_norm { FAVOR_ROW_NORM_SQRT = 0, FAVOR_ROW_NORM_CHI };
 /* Of arrays and of products. BF16: arrays are float; the numbers that enter a product are rounded to bfloat16 (the
  * projection once, which is then the one in use), sums are float, and states are exact as ever. For machines that have
- * instructions for it; relative error some 2.3e-3 where D = 64 and q and k have a
- * spread of 1/2. */
+ * instructions for it; relative error some 2.3e-3 where D = 64 and q and k have a spread of 1/2. */
 enum favor_precision { FAVOR_PRECISION_F32 = 0, FAVOR_PRECISION_F64, FAVOR_PRECISION_BF16 };
 enum favor_scan { FAVOR_SCAN_AUTO = 0, FAVOR_SCAN_EXSCAN, FAVOR_SCAN_DOUBLING, FAVOR_SCAN_CHAIN };
 

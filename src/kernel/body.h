@@ -266,7 +266,7 @@ struct NAME(scratch) {
   struct kernel_sum passed; /* the state with a tile's first part in it */
 };
 
-static size_t NAME(carve)(const struct kernel_shape *shape, void *memory, struct NAME(scratch) * scratch) {
+static size_t NAME(carve)(const struct kernel_shape *shape, void *memory, struct NAME(scratch) *scratch) {
   int64_t m_row = NAME(round_up)(shape->features, LANES), key_row = (m_row / LANES | 1) * LANES;
   int64_t query_row = (NAME(round_up)(NAME(factors_of)(m_row), LANES) / LANES | 1) * LANES;
   int64_t x_row = NAME(round_up)(NAME(factors_of)(shape->key_width), LANES);

@@ -3,7 +3,7 @@
 /* Whether the state can be read by queries at the exponents `base` of the tile: no row of it is much larger or smaller
  * there than where it is kept. */
 static bool NAME(is_near)(const struct kernel_job *job, const struct kernel_sum *state,
-                          const struct NAME(scratch) * scratch) {
+                          const struct NAME(scratch) *scratch) {
   int64_t m = job->shape->features;
   INTS apart = NAME(splat_int)(0);
   for (int64_t r = 0; r < m; r += LANES) {
@@ -17,7 +17,7 @@ static bool NAME(is_near)(const struct kernel_job *job, const struct kernel_sum 
 
 /* The state at the exponents `base` of the tile. */
 static void NAME(move_state)(const struct kernel_job *job, const struct kernel_sum *state,
-                             struct NAME(scratch) * scratch) {
+                             struct NAME(scratch) *scratch) {
   const REAL *z = state->z;
   for (int64_t r = 0; r < scratch->m_row; r++) scratch->state_z[r] = 0;
   for (int64_t r = 0; r < job->shape->features; r++) {
@@ -28,13 +28,13 @@ static void NAME(move_state)(const struct kernel_job *job, const struct kernel_s
 
 /* Weights of keys 0 .. first + ROWS - 1 for ROWS queries, in scratch->pair: columns [at, at + n_vectors vectors). */
 INLINE void NAME(pair_block)(const int n_vectors, const struct kernel_job *job, int64_t first, int64_t at,
-                             const struct NAME(scratch) * scratch) {
+                             const struct NAME(scratch) *scratch) {
   const FACTOR *query[ROWS];
   VEC sum[ROWS][COLUMNS];
   NAME(query_rows)(scratch, first, query);
   UNROLL for (int i = 0; i < ROWS; i++) { UNROLL for (int c = 0; c < n_vectors; c++) sum[i][c] = NAME(splat)(0); }
-  NAME(multiply)
-  (n_vectors, 0, NAME(factors_of)(job->shape->features), query, 1, scratch->key_columns + at, COLUMN_ROW, sum);
+  int64_t depth = NAME(factors_of)(job->shape->features);
+  NAME(multiply)(n_vectors, 0, depth, query, 1, scratch->key_columns + at, COLUMN_ROW, sum);
   NAME(keep_weights)(n_vectors, first, at, sum, scratch);
 }
 
@@ -46,8 +46,8 @@ struct NAME(factors) {
 /* Columns [at, at + n_vectors vectors) of the outputs of ROWS queries. s: the state's rows at the tile's exponents, or
  * NULL; part: sums over the state at exponents of their own, or NULL. */
 INLINE void NAME(causal_block)(const int n_vectors, const struct kernel_job *job, const FACTOR *s, const REAL *part,
-                               int64_t at, int64_t first, const struct NAME(factors) * factors,
-                               const struct NAME(scratch) * scratch, const struct NAME(target) * target) {
+                               int64_t at, int64_t first, const struct NAME(factors) *factors,
+                               const struct NAME(scratch) *scratch, const struct NAME(target) *target) {
   const FACTOR *query[ROWS];
   VEC sum[ROWS][COLUMNS];
   UNROLL for (int i = 0; i < ROWS; i++) { UNROLL for (int c = 0; c < n_vectors; c++) sum[i][c] = NAME(splat)(0); }
@@ -71,7 +71,7 @@ INLINE void NAME(causal_block)(const int n_vectors, const struct kernel_job *job
 
 /* Sums of ROWS queries over the state, from features at its own exponents. */
 INLINE void NAME(state_block)(const int n_vectors, const struct kernel_job *job, const FACTOR *s, int64_t at,
-                              int64_t first, const struct NAME(scratch) * scratch) {
+                              int64_t first, const struct NAME(scratch) *scratch) {
   const FACTOR *query[ROWS];
   VEC sum[ROWS][COLUMNS];
   NAME(query_rows)(scratch, first, query);
@@ -85,8 +85,8 @@ INLINE void NAME(state_block)(const int n_vectors, const struct kernel_job *job,
 }
 
 /* The state's part of n queries at its own exponents: scratch->part, far_total and far_top. */
-static void NAME(read_far_state)(const struct kernel_job *job, const struct NAME(tokens) * tokens,
-                                 const struct kernel_sum *state, struct NAME(scratch) * scratch) {
+static void NAME(read_far_state)(const struct kernel_job *job, const struct NAME(tokens) *tokens,
+                                 const struct kernel_sum *state, struct NAME(scratch) *scratch) {
   int64_t n = tokens->n, width = job->shape->value_width;
   NAME(load_state)(job, state, scratch);
   const FACTOR *s = NAME(state_factors)(job, state, scratch);
@@ -105,7 +105,7 @@ enum NAME(place) { NAME(NO_STATE), NAME(NEAR_STATE), NAME(FAR_STATE) };
 
 /* What joins the two sums of ROWS queries, each at its own exponent if the state is far. */
 static struct NAME(factors) NAME(join)(enum NAME(place) place, int64_t first, int64_t n, const REAL pairs[ROWS],
-                                       const struct NAME(scratch) * scratch) {
+                                       const struct NAME(scratch) *scratch) {
   struct NAME(factors) factors = {{0}, {0}};
   REAL near[ROWS] = {0};
   if (place == NAME(NEAR_STATE)) NAME(normalisers)(first, scratch, near);
@@ -126,7 +126,7 @@ static struct NAME(factors) NAME(join)(enum NAME(place) place, int64_t first, in
 /* Outputs of queries [begin, begin + n) of one head, keys [begin, begin + n) and their values being in scratch. */
 static void NAME(causal_head)(const struct kernel_job *job, const struct kernel_queries *queries, int64_t h,
                               int64_t begin, int64_t n, const struct kernel_sum *state, enum NAME(place) place,
-                              struct NAME(scratch) * scratch) {
+                              struct NAME(scratch) *scratch) {
   int64_t width = job->shape->value_width;
   struct NAME(tokens) tokens = NAME(tokens_of)(queries, h, begin, n);
   const FACTOR *s = place == NAME(NEAR_STATE) ? scratch->state_s : NULL;
@@ -152,7 +152,7 @@ static void NAME(causal_head)(const struct kernel_job *job, const struct kernel_
 /* As many tokens from `begin` as go together; returns their end. */
 static int64_t NAME(causal_part)(const struct kernel_job *job, const struct kernel_keys *keys,
                                  const struct kernel_queries *queries, int64_t begin, const struct kernel_sum *state,
-                                 struct kernel_sum *sum, struct NAME(scratch) * scratch) {
+                                 struct kernel_sum *sum, struct NAME(scratch) *scratch) {
   struct NAME(tokens) part = NAME(part_of)(keys, begin, keys->n);
   int64_t n = NAME(take_keys)(job, &part, sum, scratch);
   NAME(pack_values)(job, keys, begin, n, scratch);

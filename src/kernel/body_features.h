@@ -19,7 +19,7 @@ struct NAME(tokens) {
  * tokens is followed by the exponentials of the block before, a vector to each step of the depth: the two need
  * different units of the core. */
 struct NAME(pass) {
-  const struct NAME(tokens) * tokens;
+  const struct NAME(tokens) *tokens;
   const FACTOR *x; /* the tokens, to be multiplied with W */
   int64_t x_row;
   bool is_long; /* exponents may be too large for the quick way to integers */
@@ -39,7 +39,7 @@ struct NAME(pass) {
 };
 
 /* Vector c of row i of the block before. */
-INLINE VEC NAME(key_weight)(const bool is_long, struct NAME(pass) * pass, int64_t i, int c) {
+INLINE VEC NAME(key_weight)(const bool is_long, struct NAME(pass) *pass, int64_t i, int c) {
   VEC fraction;
   INTS here = NAME(whole)(is_long, pass->u[i][c], &fraction) - pass->down[i];
   INT *top = pass->top + c * LANES;
@@ -47,7 +47,7 @@ INLINE VEC NAME(key_weight)(const bool is_long, struct NAME(pass) * pass, int64_
   return NAME(scaled)(NAME(exp2_fraction)(fraction), here - NAME(load_ints)(pass->base + c * LANES));
 }
 
-INLINE VEC NAME(query_weight)(const bool is_long, struct NAME(pass) * pass, int64_t i, int c) {
+INLINE VEC NAME(query_weight)(const bool is_long, struct NAME(pass) *pass, int64_t i, int c) {
   VEC fraction;
   INTS here = NAME(whole)(is_long, pass->u[i][c], &fraction) - pass->down[i] + NAME(load_ints)(pass->base + c * LANES);
   INTS *highest = pass->token_highest + pass->at + i;
@@ -62,7 +62,7 @@ INLINE VEC NAME(query_weight)(const bool is_long, struct NAME(pass) * pass, int6
 #endif
 
 /* Finishes a vector of factors: of keys from row i on, of queries from vector c on. */
-INLINE void NAME(weigh)(const bool is_key, const bool is_long, const int n_vectors, struct NAME(pass) * pass, int64_t i,
+INLINE void NAME(weigh)(const bool is_key, const bool is_long, const int n_vectors, struct NAME(pass) *pass, int64_t i,
                         int c) {
   if (is_key) {
     NAME(weigh_key)(is_long, pass, i, c);
@@ -72,7 +72,7 @@ INLINE void NAME(weigh)(const bool is_key, const bool is_long, const int n_vecto
 }
 
 /* The rest of the block before, without a product to go with it. */
-INLINE void NAME(finish_block)(const bool is_key, const int n_vectors, struct NAME(pass) * pass) {
+INLINE void NAME(finish_block)(const bool is_key, const int n_vectors, struct NAME(pass) *pass) {
   const int rows = is_key ? PAIR : 1, vectors = is_key ? 1 : PAIR;
   for (int64_t i = 0; i < pass->n_rows; i += rows) {
     UNROLL for (int c = 0; c < n_vectors; c += vectors) {
@@ -87,7 +87,7 @@ INLINE void NAME(finish_block)(const bool is_key, const int n_vectors, struct NA
 }
 
 /* What must be known of the first key before any feature is stored: base. */
-INLINE void NAME(set_base)(const int n_vectors, struct NAME(pass) * pass) {
+INLINE void NAME(set_base)(const int n_vectors, struct NAME(pass) *pass) {
   UNROLL for (int c = 0; c < n_vectors; c++) {
     VEC fraction;
     INTS here = NAME(whole)(pass->is_long, pass->u[0][c], &fraction) - pass->down[0] + NAME(FIRST_KEY_ABOVE);
@@ -96,7 +96,7 @@ INLINE void NAME(set_base)(const int n_vectors, struct NAME(pass) * pass) {
 }
 
 /* m of each query of a block. */
-INLINE void NAME(guess_tops)(struct NAME(pass) * pass) {
+INLINE void NAME(guess_tops)(struct NAME(pass) *pass) {
   UNROLL for (int i = 0; i < ROWS; i++) {
     VEC fraction;
     INTS here =
@@ -113,7 +113,7 @@ INLINE void NAME(fetch_row)(const REAL *x, int64_t stride, int64_t width, int64_
 }
 
 /* A panel's share of ROWS tokens of the next tile, while this one is computed with. */
-static void NAME(fetch_ahead)(const struct NAME(pass) * pass, const struct kernel_shape *shape, int64_t at) {
+static void NAME(fetch_ahead)(const struct NAME(pass) *pass, const struct kernel_shape *shape, int64_t at) {
   const struct NAME(tokens) *tokens = pass->tokens;
   for (int64_t i = pass->panel; i < ROWS; i += pass->n_panels) {
     NAME(fetch_row)(tokens->x, tokens->stride, shape->key_width, at + TILE + i);
@@ -125,7 +125,7 @@ static void NAME(fetch_ahead)(const struct NAME(pass) * pass, const struct kerne
  * enough of them for PAIR to a vector, or else it has what there is of one. */
 INLINE int64_t NAME(interleave)(const bool is_key, const bool is_deep, const int n_vectors, int64_t depth,
                                 const FACTOR *const x[ROWS], const FACTOR *weights, VEC u[ROWS][COLUMNS],
-                                struct NAME(pass) * pass) {
+                                struct NAME(pass) *pass) {
   const int rows = is_key ? PAIR : 1, vectors = is_key ? 1 : PAIR;
   int64_t l = 0;
   for (int64_t i = 0; i < pass->n_rows; i += rows) {
@@ -141,7 +141,7 @@ INLINE int64_t NAME(interleave)(const bool is_key, const bool is_deep, const int
 
 /* A block of tokens at `at`; finishes the one before. */
 INLINE void NAME(feature_block)(const bool is_key, const int n_vectors, int64_t depth, const FACTOR *weights,
-                                int64_t at, struct NAME(pass) * pass) {
+                                int64_t at, struct NAME(pass) *pass) {
   const FACTOR *x[ROWS];
   VEC u[ROWS][COLUMNS];
   INT down[ROWS];
@@ -168,7 +168,7 @@ INLINE void NAME(feature_block)(const bool is_key, const int n_vectors, int64_t 
 }
 
 INLINE void NAME(feature_panel)(const bool is_key, const int n_vectors, const struct kernel_shape *shape,
-                                const FACTOR *weights, struct NAME(pass) * pass) {
+                                const FACTOR *weights, struct NAME(pass) *pass) {
   int64_t depth = NAME(factors_of)(shape->key_width);
   pass->n_rows = 0;
   for (int64_t at = 0; at < pass->tokens->n; at += ROWS) {

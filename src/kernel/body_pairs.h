@@ -11,7 +11,7 @@ INLINE VEC NAME(high_of)(INTS pairs) { return (VEC)(pairs & ~NAME(LOW_HALF)); }
 
 /* ---- features ---------------------------------------------------------------------------------------------------- */
 
-INLINE void NAME(weigh_key)(const bool is_long, struct NAME(pass) * pass, int64_t i, int c) {
+INLINE void NAME(weigh_key)(const bool is_long, struct NAME(pass) *pass, int64_t i, int c) {
   REAL *z = pass->z + c * LANES;
   VEC weight = NAME(key_weight)(is_long, pass, i, c), next = NAME(key_weight)(is_long, pass, i + 1, c);
   INTS pairs = NAME(join_lanes)(weight, next);
@@ -19,7 +19,7 @@ INLINE void NAME(weigh_key)(const bool is_long, struct NAME(pass) * pass, int64_
   NAME(store_ints)(pass->features + ((pass->at + i) >> 1) * pass->row + c * LANES, pairs);
 }
 
-INLINE void NAME(weigh_query)(const bool is_long, const int n_vectors, struct NAME(pass) * pass, int64_t i, int c) {
+INLINE void NAME(weigh_query)(const bool is_long, const int n_vectors, struct NAME(pass) *pass, int64_t i, int c) {
   FACTOR *features = pass->features + (pass->at + i) * pass->row + c * LANES / PAIR;
   VEC weight = NAME(query_weight)(is_long, pass, i, c);
   if (c + 1 < n_vectors) {
@@ -30,14 +30,14 @@ INLINE void NAME(weigh_query)(const bool is_long, const int n_vectors, struct NA
   }
 }
 
-static int64_t NAME(token_row)(const struct NAME(tokens) * tokens, const struct NAME(scratch) * scratch) {
+static int64_t NAME(token_row)(const struct NAME(tokens) *tokens, const struct NAME(scratch) *scratch) {
   (void)tokens;
   return scratch->x_row;
 }
 
 /* Keys or queries to be multiplied with W. */
-static const FACTOR *NAME(token_factors)(const struct kernel_job *job, const struct NAME(tokens) * tokens,
-                                         const struct NAME(scratch) * scratch) {
+static const FACTOR *NAME(token_factors)(const struct kernel_job *job, const struct NAME(tokens) *tokens,
+                                         const struct NAME(scratch) *scratch) {
   int64_t width = job->shape->key_width;
   VEC factor = NAME(splat)(NAME(weights_end)(job).factor);
   for (int64_t i = 0; i < tokens->n; i++) {
@@ -68,7 +68,7 @@ static void NAME(scale_factors)(FACTOR *x, int64_t n, REAL factor) {
 
 /* Values [begin, begin + n) at their scale, padded with zeros to vectors and to whole blocks of keys. */
 static void NAME(pack_values)(const struct kernel_job *job, const struct kernel_keys *keys, int64_t begin, int64_t n,
-                              const struct NAME(scratch) * scratch) {
+                              const struct NAME(scratch) *scratch) {
   int64_t width = job->shape->value_width;
   const REAL *scale = keys->v_scale;
   FACTOR *to = scratch->value + scratch->waiting.n / PAIR * scratch->e_row;
@@ -90,7 +90,7 @@ static void NAME(pack_values)(const struct kernel_job *job, const struct kernel_
 
 /* state_z in two parts: a state of constant values is that constant times z, and a z rounded like it would add its
  * error to theirs. */
-static void NAME(split_z)(const struct NAME(scratch) * scratch) {
+static void NAME(split_z)(const struct NAME(scratch) *scratch) {
   FACTOR *rounded = scratch->z_factors, *rest = rounded + scratch->query_row;
   for (int64_t r = 0; r < scratch->m_row; r += 2 * LANES) {
     VEC first = NAME(load)(scratch->state_z + r), second = NAME(splat)(0);
@@ -106,7 +106,7 @@ static void NAME(split_z)(const struct NAME(scratch) * scratch) {
 
 /* Rows r and r + 1 of the state, or of the last and a zero, times a factor each. */
 INLINE void NAME(pack_rows)(const struct kernel_shape *shape, const REAL *s, int64_t r, REAL by, REAL next_by,
-                            const struct NAME(scratch) * scratch) {
+                            const struct NAME(scratch) *scratch) {
   const REAL *row = s + r * shape->s_stride;
   FACTOR *to = scratch->state_s + r / PAIR * shape->s_stride;
   for (int64_t e = 0; e < shape->s_stride; e += LANES) {
@@ -117,7 +117,7 @@ INLINE void NAME(pack_rows)(const struct kernel_shape *shape, const REAL *s, int
 
 /* The state as it is, state_z being loaded. */
 static const FACTOR *NAME(state_factors)(const struct kernel_job *job, const struct kernel_sum *state,
-                                         const struct NAME(scratch) * scratch) {
+                                         const struct NAME(scratch) *scratch) {
   NAME(split_z)(scratch);
   for (int64_t r = 0; r < job->shape->features; r += PAIR) NAME(pack_rows)(job->shape, state->s, r, 1, 1, scratch);
   return scratch->state_s;
@@ -125,7 +125,7 @@ static const FACTOR *NAME(state_factors)(const struct kernel_job *job, const str
 
 /* The state's rows at the exponents `base` of the tile, state_z being there. */
 static void NAME(move_rows)(const struct kernel_job *job, const struct kernel_sum *state,
-                            const struct NAME(scratch) * scratch) {
+                            const struct NAME(scratch) *scratch) {
   int64_t m = job->shape->features;
   NAME(split_z)(scratch);
   for (int64_t r = 0; r < m; r += PAIR) {
@@ -136,7 +136,7 @@ static void NAME(move_rows)(const struct kernel_job *job, const struct kernel_su
 }
 
 /* total[i] = the product of each of ROWS queries with state_z. */
-static void NAME(normalisers)(int64_t first, const struct NAME(scratch) * scratch, REAL total[ROWS]) {
+static void NAME(normalisers)(int64_t first, const struct NAME(scratch) *scratch, REAL total[ROWS]) {
   const FACTOR *rounded = scratch->z_factors, *rest = rounded + scratch->query_row;
   int64_t n = NAME(factors_of)(scratch->m_row);
   VEC sum[ROWS];
@@ -162,7 +162,7 @@ INLINE void NAME(pair_features)(VEC even, VEC odd, FACTOR *to) {
 }
 
 /* key_columns[r][j] = features 2 r, 2 r + 1 of key j. */
-static void NAME(transpose_keys)(int64_t n, const struct NAME(scratch) * scratch) {
+static void NAME(transpose_keys)(int64_t n, const struct NAME(scratch) *scratch) {
   for (int64_t j = 0; j < NAME(factors_of)(n); j += LANES) {
     for (int64_t r = 0; r < scratch->m_row; r += LANES) {
       VEC square[LANES];
@@ -181,7 +181,7 @@ static void NAME(transpose_keys)(int64_t n, const struct NAME(scratch) * scratch
 /* Weights of keys [at, at + n_vectors vectors) for queries [first, first + ROWS), to scratch->pair; of later keys
  * zeros. */
 INLINE void NAME(keep_weights)(const int n_vectors, int64_t first, int64_t at, VEC weights[ROWS][COLUMNS],
-                               const struct NAME(scratch) * scratch) {
+                               const struct NAME(scratch) *scratch) {
   UNROLL for (int i = 0; i < ROWS; i++) {
     FACTOR *pairs = scratch->pair + i * (COLUMN_ROW / PAIR) + at / PAIR;
     int64_t n = first + i + 1 - at;
@@ -198,7 +198,7 @@ INLINE void NAME(keep_weights)(const int n_vectors, int64_t first, int64_t at, V
 }
 
 /* The sum of weights of keys 0 .. i for each query i of ROWS. */
-static void NAME(pair_totals)(int64_t first, const struct NAME(scratch) * scratch, REAL total[ROWS]) {
+static void NAME(pair_totals)(int64_t first, const struct NAME(scratch) *scratch, REAL total[ROWS]) {
   int64_t n = (first + ROWS) / PAIR;
   for (int i = 0; i < ROWS; i++) {
     VEC sum = NAME(splat)(0);
@@ -211,7 +211,7 @@ static void NAME(pair_totals)(int64_t first, const struct NAME(scratch) * scratc
 }
 
 /* sum += weights times values of keys 0 .. i, columns [at, at + n_vectors vectors), for each query i of ROWS. */
-INLINE void NAME(weigh_values)(const int n_vectors, int64_t first, int64_t at, const struct NAME(scratch) * scratch,
+INLINE void NAME(weigh_values)(const int n_vectors, int64_t first, int64_t at, const struct NAME(scratch) *scratch,
                                VEC sum[ROWS][COLUMNS]) {
   const FACTOR *row[ROWS];
   UNROLL for (int i = 0; i < ROWS; i++) row[i] = scratch->pair + i * (COLUMN_ROW / PAIR);
