@@ -28,10 +28,12 @@
  *
  * Factors of products are of type FACTOR: REAL itself, or with PAIRS defined (REAL being float) two of them next to
  * each other along the summed index, rounded to bfloat16, in 32 bits. Sums are REAL in both. body_single.h and
- * body_pairs.h store factors and have what else depends on it; PAIRS wants three more of the including file: VEC
- * NAME(product)(INTS a, INTS b, VEC sum): both products of each pair, added to sum INTS NAME(join_lanes)(VEC low, VEC
- * high): low0 high0, low1 high1, ..., rounded INTS NAME(join_neighbours)(VEC first, VEC second): first0 first1, first2
- * first3, ..., rounded
+ * body_pairs.h store factors and have what else depends on it. PAIRS wants more of the including file:
+ *   VEC NAME(product)(INTS a, INTS b, VEC sum): both products of each pair, added to sum
+ *   INT NAME(pair_of)(REAL low, REAL high): rounded, as in the next two
+ *   INTS NAME(join_lanes)(VEC low, VEC high): low0 high0, low1 high1, ...
+ *   INTS NAME(join_neighbours)(VEC first, VEC second): first0 first1, first2 first3, ...
+ *   INTS NAME(load_pairs)(const INT *, int64_t n), void NAME(store_pairs)(INT *, int64_t n, INTS): as load_first
  *
  * Exponents. Scaling by a power of two is exact, so no tile waits for its maxima: features are stored at exponents
  * that are known before, and what depends on them is shifted to the true maxima afterwards.
@@ -320,8 +322,7 @@ static size_t NAME(scratch_bytes)(const struct kernel_shape *shape) {
 
 /* ---- weights and measures ---------------------------------------------------------------------------------------- */
 
-/* W in panels as wide as the blocks of vectors_at, [panel][D, pairs][feature], zeros past the last; then what follows.
- */
+/* W in panels as wide as the blocks of vectors_at, [panel][D, pairs][feature], zeros past the last; then this. */
 struct NAME(weights_end) {
   REAL factor;  /* of tokens, 1 where W has it */
   REAL is_long; /* 1 where exponents may be long */
@@ -360,8 +361,8 @@ static void NAME(pack_weights)(const struct kernel_shape *shape, const double *w
     for (int64_t d = 0; d < width; d++) norm2 += w[r * width + d] * w[r * width + d];
     longest2 = norm2 > longest2 ? norm2 : longest2;
   }
-  struct NAME(weights_end)
-      end = {.factor = NAME(token_factor)(factor), .is_long = sqrt(longest2) * LONGEST_TOKEN > LONGEST_EXPONENT / 2};
+  struct NAME(weights_end) end = {.factor = NAME(token_factor)(factor),
+                                  .is_long = sqrt(longest2) * LONGEST_TOKEN > LONGEST_EXPONENT / 2};
   memcpy(next, &end, sizeof end);
 }
 
