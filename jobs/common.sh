@@ -67,7 +67,8 @@ fetch_package() {
   )
 }
 
-# mpi_environment: for every launch of favor, on one machine or many.
+# mpi_environment: for every launch of favor, on one machine or many. A rank's threads take the cores it may run on: T
+# by mpirun --map-by slot:PE=T or srun --cpus-per-task=T; all by mpirun --bind-to none, and the ranks share them out.
 mpi_environment() {
   # Open MPI 4 leaves /dev/shm/sem.OMPIO_* behind when killed, and the next open of that file name hangs.
   export OMPI_MCA_sharedfp=^sm

@@ -227,6 +227,10 @@ struct favor_plan_info {
   const char *scan;   /* "none" where no scan or reduction is needed */
   int64_t grid_heads, grid_tokens;
   int threads;
+  int cores;           /* that this rank may run on; threads beyond them wait for each other */
+  bool is_bound;       /* whoever started this rank lets it run on a part of the machine only */
+  const char *binding; /* what each thread has for itself: "cores", "hardware threads", "none"; "environment": OpenMP's
+                          own variables say */
   int64_t tile_tokens, run_tokens; /* a run is what is added to a state at once: shards and steps are whole runs */
   int64_t block_tokens;
   size_t state_bytes;  /* one state of every key head of the problem */
@@ -298,8 +302,6 @@ FAVOR_API enum favor_status favor_decoder_step(struct favor_decoder *decoder, co
 FAVOR_API const char *favor_kernel_name(int index);
 /* Local: whether this machine can run it. */
 FAVOR_API bool favor_kernel_is_supported(int index);
-/* Local: whether it computes in this precision. */
-FAVOR_API bool favor_kernel_has_precision(int index, enum favor_precision precision);
 /* Local: which BLAS, its configuration and its chosen core. The string is static. */
 FAVOR_API const char *favor_blas_description(void);
 

@@ -4,13 +4,7 @@
 #include <string.h>
 
 #include "base/status.h"
-
-/* The loops over elements are compiled for several vector widths; integers make the results the same. */
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__)
-#define VECTORS __attribute__((target_clones("avx512f", "avx2", "default"), optimize("O3")))
-#else
-#define VECTORS
-#endif
+#include "base/vectors.h"
 
 /* 1.5 * 2^52: adding it to |x| < 2^51 rounds x to an integer, which then stands in the low bits of the sum. */
 #define ROUND_TO_INTEGER 0x1.8p52
@@ -63,6 +57,20 @@ static inline int64_t integer_bits(double x) {
   return bits;
 }
 
+static inline double from_bits(uint64_t bits) {
+  double x;
+  memcpy(&x, &bits, sizeof x);
+  return x;
+}
+
+/* (double)n, rounded once, by what vectors without a conversion have: the halves of n become low bits of 2^84 + 2^63
+ * and of 2^52, from which they are taken off exactly. */
+static inline double to_double(int64_t n) {
+  double high = from_bits(0x4530000000000000u | ((uint64_t)n >> 32 ^ 0x80000000u)) - 0x1.000008p84;
+  double low = from_bits(0x4330000000000000u | ((uint64_t)n & 0xffffffffu)) - 0x1p52;
+  return high + low;
+}
+
 static int64_t floor_divide(int64_t a, int64_t b) { return a / b - (a % b != 0 && (a < 0) != (b < 0)); }
 
 /* The smallest t with |x| 2^shift <= 2^(40 (t + 1) - 1). x is not 0. */
@@ -102,13 +110,29 @@ VECTORS static int64_t scale_addends(int64_t n, const double *restrict x, int64_
   return n_uncovered;
 }
 
-/* Adds the digits of y. With the rounding constant added, the integer stands in the low bits of the sum: its difference
- * is exact, and vectors without conversions can take it. */
-VECTORS static void add_digits(int64_t n, double *restrict y, int64_t *restrict bins) {
+/* The digit of y in units of 1, which leaves what is below it. With the rounding constant added, the integer stands in
+ * the low bits of the sum: its difference is exact, and vectors without conversions can take it. */
+static inline int64_t take_digit(double *y) {
+  double sum = *y + ROUND_TO_INTEGER;
+  *y = (*y - (sum - ROUND_TO_INTEGER)) * 0x1p40;
+  return integer_bits(sum) - integer_bits(ROUND_TO_INTEGER);
+}
+
+VECTORS static void add_digits(int64_t n, const double *restrict y, int n_bins, int64_t width, int64_t *restrict bins) {
+  int64_t *restrict second = bins + width, *restrict third = second + width;
+  if (n_bins == 2) {
+    for (int64_t e = 0; e < n; e++) {
+      double rest = y[e];
+      bins[e] += take_digit(&rest);
+      second[e] += take_digit(&rest);
+    }
+    return;
+  }
   for (int64_t e = 0; e < n; e++) {
-    double sum = y[e] + ROUND_TO_INTEGER;
-    bins[e] += integer_bits(sum) - integer_bits(ROUND_TO_INTEGER);
-    y[e] = (y[e] - (sum - ROUND_TO_INTEGER)) * 0x1p40;
+    double rest = y[e];
+    bins[e] += take_digit(&rest);
+    second[e] += take_digit(&rest);
+    third[e] += take_digit(&rest);
   }
 }
 
@@ -137,7 +161,7 @@ void binned_deposit(struct binned_row *row, int64_t first, int64_t n, const doub
     if (scale_addends(count, x + begin, shift, chunk_shift, index_of(row) + at, y) != 0) {
       cover_addends(row, at, count, x + begin, shift, chunk_shift, y);
     }
-    for (int b = 0; b < row->n_bins; b++) add_digits(count, y, bins_of(row) + (int64_t)b * row->width + at);
+    add_digits(count, y, row->n_bins, row->width, bins_of(row) + at);
   }
 }
 
@@ -172,19 +196,32 @@ static inline double in_units(const int64_t *bins, int64_t width, int n_bins) {
   return value;
 }
 
-VECTORS static void read_values(int64_t n, const int64_t *bins, int64_t width, int n_bins, const int32_t *index,
-                                int64_t shift, const int32_t *column_shift, double *restrict x) {
+/* Returns how many scales need two factors. */
+VECTORS static int64_t read_values(int64_t n, const int64_t *restrict bins, int64_t width, int n_bins,
+                                   const int32_t *restrict index, int64_t shift, const int32_t *restrict column_shift,
+                                   double *restrict x) {
+  int64_t n_extreme = 0;
+  const int64_t *restrict second = bins + width, *restrict third = second + width;
   for (int64_t e = 0; e < n; e++) {
-    int64_t scale = (int64_t)BINNED_WIDTH * index[e] - shift_at(shift, column_shift, e), half = scale / 2;
-    x[e] = in_units(bins + e, width, n_bins) * power_of_two(half) * power_of_two(scale - half);
+    double low = n_bins == 2 ? to_double(second[e]) : to_double(third[e]) * 0x1p-40 + to_double(second[e]);
+    double units = low * 0x1p-40 + to_double(bins[e]);
+    int64_t scale = (int64_t)BINNED_WIDTH * index[e] - shift_at(shift, column_shift, e);
+    x[e] = units * power_of_two(scale);
+    n_extreme += ((scale > LARGEST_FACTOR) | (scale < -LARGEST_FACTOR)) & (units != 0);
   }
+  return n_extreme;
 }
 
 void binned_value(const struct binned_row *row, int64_t first, int64_t n, int64_t shift, const int32_t *column_shift,
                   double *x) {
   /* An element of nothing has bins of 0, whatever its index. */
-  read_values(n, bins_of_const(row) + first, row->width, row->n_bins, index_of_const(row) + first, shift, column_shift,
-              x);
+  const int64_t *bins = bins_of_const(row) + first;
+  const int32_t *index = index_of_const(row) + first;
+  if (read_values(n, bins, row->width, row->n_bins, index, shift, column_shift, x) == 0) return;
+  for (int64_t e = 0; e < n; e++) {
+    int64_t scale = (int64_t)BINNED_WIDTH * index[e] - shift_at(shift, column_shift, e), half = scale / 2;
+    x[e] = in_units(bins + e, row->width, row->n_bins) * power_of_two(half) * power_of_two(scale - half);
+  }
 }
 
 int64_t binned_magnitude(const struct binned_row *row, int64_t element) {

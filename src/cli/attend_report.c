@@ -53,11 +53,11 @@ static json_t *pack(const struct attend *attend, const struct summary *summary) 
   const struct favor_plan_info *info = &attend->info;
   json_t *object = report_object(attend->command);
   json_t *more =
-      json_pack("{s:i, s:s, s:s, s:s, s:o, s:o, s:f, s:f, s:I, s:I, s:I, s:n}", "threads", info->threads, "kernel",
-                info->kernel, "grid", summary->grid, "scan", info->scan, "shape", pack_shape(&attend->problem),
-                "seconds", pack_seconds(summary), "tokens_per_s", summary->tokens_per_s, "gflops", summary->gflops,
-                "peak_memory_bytes", (json_int_t)summary->peak_bytes, "bytes_sent", (json_int_t)summary->bytes_sent,
-                "state_bytes", (json_int_t)info->state_bytes, "certificate");
+      json_pack("{s:i, s:s, s:s, s:s, s:s, s:o, s:o, s:f, s:f, s:I, s:I, s:I, s:n}", "threads", info->threads,
+                "binding", info->binding, "kernel", info->kernel, "grid", summary->grid, "scan", info->scan, "shape",
+                pack_shape(&attend->problem), "seconds", pack_seconds(summary), "tokens_per_s", summary->tokens_per_s,
+                "gflops", summary->gflops, "peak_memory_bytes", (json_int_t)summary->peak_bytes, "bytes_sent",
+                (json_int_t)summary->bytes_sent, "state_bytes", (json_int_t)info->state_bytes, "certificate");
   bool is_complete = object && more && json_object_update(object, more) == 0;
   json_decref(more);
   if (is_complete) return object;

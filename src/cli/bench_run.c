@@ -6,6 +6,7 @@
 #include "base/clock.h"
 #include "base/memory.h"
 #include "cli/bench.h"
+#include "cli/report.h"
 #include "dist/agree.h"
 
 /* Rounds go on until this time is used, within BENCH_LEAST_ROUNDS and BENCH_MOST_ROUNDS. */
@@ -98,6 +99,13 @@ static enum favor_status prepare(const struct bench *bench, const struct bench_d
   return status == FAVOR_OK ? check(bench, data, station) : status;
 }
 
+/* Once: all plans have the same threads. */
+static enum favor_status warn_of_binding(const struct bench *bench, const struct station *station) {
+  struct favor_plan_info info;
+  favor_plan_info(station->plan, &info);
+  return pass_on(bench, report_binding(bench->command, bench->context, &info));
+}
+
 void bench_sample_peak(struct bench *bench, enum peak_isa isa, enum favor_precision precision) {
   struct bench_peak *peak = &bench->peaks[precision][isa];
   if (peak->n_samples == BENCH_MOST_SAMPLES || !peak_is_supported(isa, (int)precision)) return;
@@ -169,6 +177,7 @@ enum favor_status bench_run(struct bench *bench, const struct bench_work *work) 
     if (run->work.tokens > run->kernel->most_tokens) run->work.tokens = run->kernel->most_tokens;
     status = prepare(bench, &data, &stations[i]);
   }
+  if (status == FAVOR_OK && bench->n_runs == 0) status = warn_of_binding(bench, &stations[0]);
   if (status == FAVOR_OK) status = time_all(bench, stations, bench->n_kernels);
   for (int i = 0; stations && i < bench->n_kernels; i++) favor_plan_destroy(&stations[i].plan);
   bench_data_release(&data);

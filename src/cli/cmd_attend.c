@@ -8,6 +8,7 @@
 #include "base/memory.h"
 #include "cli/attend.h"
 #include "cli/option_table.h"
+#include "cli/report.h"
 #include "dist/agree.h"
 
 static enum favor_status open_inputs(struct attend *attend) {
@@ -111,7 +112,7 @@ static enum favor_status make_plan(struct attend *attend) {
     favor_plan_describe(attend->plan, text, sizeof text);
     fprintf(stderr, "favor: plan: %s\n", text);
   }
-  return FAVOR_OK;
+  return report_binding(attend->command, attend->context, &attend->info);
 }
 
 static void *block(int64_t heads, int64_t tokens, int64_t width, enum favor_precision precision) {

@@ -151,8 +151,8 @@ static const struct option table[OPTION_N_KEYS] = {
                         .most = 65536,
                         SETTING,
                         .argument = "T",
-                        .help = "of each rank; auto is OMP_NUM_THREADS, else the cores that the rank may use over the "
-                                "ranks sharing them"},
+                        .help = "of each rank, each on cores of its own; auto is OMP_NUM_THREADS, else the cores that "
+                                "the rank may use over the ranks sharing them"},
     [OPTION_GRID] = {.name = "grid",
                      .commands = COMMAND_ATTEND,
                      .kind = KIND_GRID,

@@ -33,6 +33,21 @@ enum favor_status report_peak_memory(struct favor_context *context, int64_t *byt
   return status;
 }
 
+enum favor_status report_binding(const struct command *command, struct favor_context *context,
+                                 const struct favor_plan_info *info) {
+  bool is_short = info->is_bound && info->threads > info->cores;
+  int64_t most[2] = {is_short ? info->threads : 0, is_short ? -info->cores : INT64_MIN};
+  enum favor_status status = dist_max_int64(context, most, 2);
+  if (status != FAVOR_OK || most[0] == 0) return status;
+  if (!command_is_speaker(command) || options_flag(command->options, OPTION_QUIET)) return FAVOR_OK;
+  fprintf(
+      stderr,
+      "favor: warning: %lld threads of a rank share %lld core%s, as whoever started it bound it there; start it with "
+      "mpirun --map-by slot:PE=%lld, mpirun --bind-to none, or srun --cpus-per-task=%lld\n",
+      (long long)most[0], (long long)-most[1], most[1] == -1 ? "" : "s", (long long)most[0], (long long)most[0]);
+  return FAVOR_OK;
+}
+
 const char *report_bytes(double bytes, char text[32]) {
   static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB"};
   int unit = 0;

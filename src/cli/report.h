@@ -16,6 +16,11 @@ json_t *report_object(const struct command *command);
 /* Collective: the largest resident memory among the ranks and the lowest rank that has it. */
 enum favor_status report_peak_memory(struct favor_context *context, int64_t *bytes, int64_t *rank);
 
+/* Collective over the context of the plan: one line of warning, unless --quiet, where a rank that may run only on a
+ * part of its machine has more threads than cores there. */
+enum favor_status report_binding(const struct command *command, struct favor_context *context,
+                                 const struct favor_plan_info *info);
+
 /* "1.5 GiB" */
 const char *report_bytes(double bytes, char text[32]);
 

@@ -74,7 +74,7 @@ static void repair_lost(const struct engine *engine, struct worker *worker, cons
     head.out = row_out(engine, queries->out, queries->out_head_stride, h);
     for (int64_t i = 0; i < queries->n; i++) {
       if (!queries->is_lost[h * queries->n + i]) continue;
-      attend_row_exactly(engine, worker, weights, keys, &head, i, &worker->joined);
+      attend_row_exactly(engine, worker, weights, keys, &head, i, &worker->before);
     }
   }
 }
@@ -91,15 +91,13 @@ static void causal_tile(const struct engine *engine, struct worker *worker, cons
   queries->out_scale = worker_scale(engine, worker->view.shift, 1, worker->out_scale);
   keys->v_scale = worker_scale(engine, worker->view.shift, -1, worker->v_scale);
   if (sum_is_at_shift(engine, &worker->run, worker->view.shift)) {
-    sum_join(engine, &worker->view, &worker->run, &worker->joined);
-    engine->ops->causal(&job, keys, queries, &worker->joined.kernel, &worker->run.kernel);
+    engine->ops->causal(&job, keys, queries, &worker->view.kernel, &worker->run.kernel, &worker->before.kernel);
     repair_lost(engine, worker, weights, keys, queries);
     return;
   }
   sum_copy(engine, &worker->run, &worker->raised);
   sum_raise_shift(engine, &worker->raised, worker->view.shift);
-  sum_join(engine, &worker->view, &worker->raised, &worker->joined);
-  engine->ops->causal(&job, keys, queries, &worker->joined.kernel, &worker->raised.kernel);
+  engine->ops->causal(&job, keys, queries, &worker->view.kernel, &worker->raised.kernel, &worker->before.kernel);
   repair_lost(engine, worker, weights, keys, queries);
   keys->v_scale = worker_scale(engine, worker->run.shift, -1, worker->v_scale);
   engine->ops->absorb(&job, keys, &worker->run.kernel);

@@ -3,6 +3,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "base/vectors.h"
+
 /* Sums of up to 2^40 values below 2^highest stay finite; products of values above 2^lowest with the smallest weights
  * that count (KERNEL_LOST_BELOW) stay normal. */
 static const int32_t shift_highest[] = {
@@ -105,24 +107,6 @@ void sum_copy(const struct engine *engine, const struct sum *from, struct sum *t
   memcpy(to->kernel.s, from->kernel.s, m * (size_t)engine->shape.s_stride * engine->real_bytes);
 }
 
-/* to += b at the higher exponent of each row; columns agree already. */
-#define DEFINE_ADD(REAL, SUFFIX, SCALE)                                                                                \
-  static void add_##SUFFIX(const struct kernel_shape *shape, const struct kernel_sum *b, struct kernel_sum *to) {      \
-    const REAL *bs = b->s, *bz = b->z;                                                                                 \
-    REAL *s = to->s, *z = to->z;                                                                                       \
-    for (int64_t r = 0; r < shape->features; r++) {                                                                    \
-      int32_t top = to->exponent[r] > b->exponent[r] ? to->exponent[r] : b->exponent[r];                               \
-      REAL own = SCALE(1, to->exponent[r] - top), other = SCALE(1, b->exponent[r] - top);                              \
-      to->exponent[r] = top;                                                                                           \
-      z[r] = z[r] * own + bz[r] * other;                                                                               \
-      REAL *restrict row = s + r * shape->s_stride;                                                                    \
-      const REAL *restrict from = bs + r * shape->s_stride;                                                            \
-      for (int64_t e = 0; e < shape->value_width; e++) row[e] = row[e] * own + from[e] * other;                        \
-    }                                                                                                                  \
-  }
-DEFINE_ADD(float, f32, ldexpf)
-DEFINE_ADD(double, f64, ldexp)
-
 bool sum_is_at_shift(const struct engine *engine, const struct sum *sum, const int32_t *shift) {
   for (int64_t e = 0; e < engine->shape.value_width; e++) {
     int32_t own = sum->shift[e] == SHIFT_NONE ? 0 : sum->shift[e];
@@ -131,18 +115,20 @@ bool sum_is_at_shift(const struct engine *engine, const struct sum *sum, const i
   return true;
 }
 
-void sum_join(const struct engine *engine, const struct sum *a, const struct sum *b, struct sum *to) {
-  sum_copy(engine, a->kernel.is_empty ? b : a, to);
-  if (a->kernel.is_empty || b->kernel.is_empty) return;
-  if (engine->precision == FAVOR_PRECISION_F64) {
-    add_f64(&engine->shape, &b->kernel, &to->kernel);
-  } else {
-    add_f32(&engine->shape, &b->kernel, &to->kernel);
-  }
-}
-
 void state_clear(const struct engine *engine, void *rows) {
   binned_clear(rows, engine->shape.features, engine->shape.value_width + 1, engine->n_bins);
+}
+
+VECTORS static void widen(int64_t n, const float *restrict from, double *restrict to) {
+  for (int64_t i = 0; i < n; i++) to[i] = from[i];
+}
+
+VECTORS static void narrow(int64_t n, const double *restrict from, float *restrict to) {
+  for (int64_t i = 0; i < n; i++) to[i] = (float)from[i];
+}
+
+VECTORS static void raise_peaks(int64_t n, const double *restrict x, double *restrict peak) {
+  for (int64_t i = 0; i < n; i++) peak[i] = fabs(x[i]) > peak[i] ? fabs(x[i]) : peak[i];
 }
 
 void state_deposit(const struct engine *engine, const struct sum *sum, double *scratch, void *rows) {
@@ -156,8 +142,7 @@ void state_deposit(const struct engine *engine, const struct sum *sum, double *s
       memcpy(row, (const double *)sum->kernel.s + r * stride, (size_t)e_width * sizeof *row);
       row[e_width] = ((const double *)sum->kernel.z)[r];
     } else {
-      const float *s = (const float *)sum->kernel.s + r * stride;
-      for (int64_t e = 0; e < e_width; e++) row[e] = s[e];
+      widen(e_width, (const float *)sum->kernel.s + r * stride, row);
       row[e_width] = ((const float *)sum->kernel.z)[r];
     }
     binned_raise(to, exponent);
@@ -186,13 +171,12 @@ static void round_rows(const struct engine *engine, const void *rows, double *ro
     const struct binned_row *from = binned_row_at_const(rows, engine->row_bytes, r);
     binned_value(from, 0, width + 1, from->exponent, view->shift, row);
     view->kernel.exponent[r] = from->exponent;
-    for (int64_t e = 0; e < width; e++) peak[e] = fmax(peak[e], fabs(row[e]));
+    raise_peaks(width, row, peak);
     if (engine->precision == FAVOR_PRECISION_F64) {
       memcpy((double *)view->kernel.s + r * stride, row, (size_t)width * sizeof *row);
       ((double *)view->kernel.z)[r] = row[width];
     } else {
-      float *s = (float *)view->kernel.s + r * stride;
-      for (int64_t e = 0; e < width; e++) s[e] = (float)row[e];
+      narrow(width, row, (float *)view->kernel.s + r * stride);
       ((float *)view->kernel.z)[r] = (float)row[width];
     }
   }

@@ -47,9 +47,6 @@ void sum_raise_shift(const struct engine *engine, struct sum *sum, const int32_t
 void sum_copy(const struct engine *engine, const struct sum *from, struct sum *to);
 /* Whether its columns are scaled as these shifts say. */
 bool sum_is_at_shift(const struct engine *engine, const struct sum *sum, const int32_t *shift);
-/* to = a + b at common exponents; to is neither. b is at a's shifts. */
-void sum_join(const struct engine *engine, const struct sum *a, const struct sum *b, struct sum *to);
-
 /* Everything of a state. `scratch` holds STATE_SCRATCH(E) doubles. */
 #define STATE_SCRATCH(width) (2 * (width) + 1)
 void state_clear(const struct engine *engine, void *rows);

@@ -15,7 +15,7 @@ static void *take(char *memory, size_t *total, size_t bytes) {
 static size_t carve(const struct engine *engine, char *memory, struct worker *worker) {
   size_t m = (size_t)engine->shape.features, e = (size_t)engine->shape.value_width, total = 0;
   size_t tile = (size_t)engine->kernel->tile_tokens;
-  struct sum *sums[] = {&worker->run, &worker->raised, &worker->view, &worker->joined};
+  struct sum *sums[] = {&worker->run, &worker->raised, &worker->view, &worker->before};
   for (int i = 0; i < 4; i++) {
     void *piece = take(memory, &total, sum_bytes(engine));
     if (piece) sum_place(engine, piece, sums[i]);
@@ -26,6 +26,7 @@ static size_t carve(const struct engine *engine, char *memory, struct worker *wo
   worker->half_norm = take(memory, &total, tile * sizeof(double));
   worker->query_half_norm = take(memory, &total, tile * sizeof(double));
   worker->peak = take(memory, &total, e * engine->real_bytes);
+  worker->query_peak = take(memory, &total, (size_t)engine->shape.key_width * engine->real_bytes);
   worker->shift = take(memory, &total, e * sizeof(int32_t));
   worker->v_scale = take(memory, &total, e * engine->real_bytes);
   worker->out_scale = take(memory, &total, e * engine->real_bytes);
@@ -41,6 +42,9 @@ size_t worker_bytes(const struct engine *engine) {
 
 void worker_place(const struct engine *engine, void *memory, struct worker *worker) { carve(engine, memory, worker); }
 
+/* |x~|^2 / 2 in units of ln 2. */
+static const double longest_half_norm = LONGEST_HALF_NORM / 0.693147180559945309417232121458176568;
+
 /* Looks for what is wrong with a row that was found wrong. */
 static enum refusal_kind blame(const struct engine *engine, const void *row, int64_t width) {
   enum refusal_kind kind = REFUSAL_NONE;
@@ -52,15 +56,23 @@ static enum refusal_kind blame(const struct engine *engine, const void *row, int
   return kind;
 }
 
+/* Whether no row can be too long, NaN or Inf, from each column's largest element alone. */
+static bool are_short(const struct engine *engine, int64_t n, const void *x, int64_t stride, void *peak) {
+  int64_t width = engine->shape.key_width;
+  memset(peak, 0, (size_t)width * engine->real_bytes);
+  engine->ops->peaks(n, width, x, stride, peak);
+  double norm2 = 0;
+  for (int64_t d = 0; d < width; d++) norm2 += real_at(engine, peak, d) * real_at(engine, peak, d);
+  return norm2 * engine->half_norm_factor <= longest_half_norm;
+}
+
 /* half_norm of n rows; false at the first row that is not finite or too long. */
 static bool measure_rows(const struct engine *engine, char tensor, int64_t n, const void *x, int64_t stride,
                          double *half_norm, struct refusal *refusal) {
   engine->ops->norms(n, engine->shape.key_width, x, stride, half_norm);
-  /* half_norm is |x~|^2 / 2 in units of ln 2. */
-  const double longest = LONGEST_HALF_NORM / 0.693147180559945309417232121458176568;
   for (int64_t i = 0; i < n; i++) {
     half_norm[i] *= engine->half_norm_factor;
-    if (half_norm[i] <= longest) continue;
+    if (half_norm[i] <= longest_half_norm) continue;
     enum refusal_kind kind = blame(engine, row_in(engine, x, stride, i), engine->shape.key_width);
     *refusal = (struct refusal){kind == REFUSAL_NONE ? REFUSAL_TOO_LONG : kind, tensor, 0, i};
     return false;
@@ -121,8 +133,20 @@ static bool row_fits(const struct engine *engine, const void *row, const struct 
   return fits;
 }
 
+/* Whether all columns are as they are for ordinary values, and hold the tile's. */
+static bool is_ordinary(const struct engine *engine, const struct worker *worker, const struct sum *run) {
+  double largest = 0;
+  for (int64_t e = 0; e < engine->shape.value_width; e++) {
+    if (run->shift[e] != 0) return false;
+    double peak = real_at(engine, worker->peak, e);
+    largest = peak > largest ? peak : largest;
+  }
+  return shift_holds(engine->precision, 0, magnitude_of(largest));
+}
+
 int64_t worker_settle_shifts(const struct engine *engine, struct worker *worker, int64_t n, const void *v,
                              int64_t v_stride, struct sum *run) {
+  if (is_ordinary(engine, worker, run)) return n;
   n = begin_columns(engine, n, v, v_stride, run);
   if (row_fits(engine, worker->peak, run, worker->shift)) return n;
   for (int64_t i = 0; i < n; i++) {
@@ -143,6 +167,7 @@ bool worker_measure_queries(const struct engine *engine, struct worker *worker, 
                             struct refusal *refusal) {
   for (int64_t h = 0; h < queries->n_heads; h++) {
     const void *q = row_in(engine, queries->q, queries->q_head_stride, h);
+    if (are_short(engine, queries->n, q, queries->q_stride, worker->query_peak)) continue;
     if (measure_rows(engine, 'q', queries->n, q, queries->q_stride, worker->query_half_norm, refusal)) continue;
     refusal->head = h;
     return false;
@@ -160,13 +185,13 @@ struct kernel_queries worker_cut_queries(const struct engine *engine, const stru
 }
 
 const void *worker_scale(const struct engine *engine, const int32_t *shift, int sign, void *scale) {
-  bool is_scaled = false;
-  for (int64_t e = 0; e < engine->shape.value_width; e++) {
-    int power = shift[e] == SHIFT_NONE ? 0 : sign * shift[e];
-    is_scaled = is_scaled || power != 0;
-    set_real(engine, scale, e, ldexp(1, power));
+  int64_t width = engine->shape.value_width, n_ordinary = 0;
+  while (n_ordinary < width && (shift[n_ordinary] == 0 || shift[n_ordinary] == SHIFT_NONE)) n_ordinary++;
+  if (n_ordinary == width) return NULL;
+  for (int64_t e = 0; e < width; e++) {
+    set_real(engine, scale, e, shift[e] == SHIFT_NONE ? 1 : ldexp(1, sign * shift[e]));
   }
-  return is_scaled ? scale : NULL;
+  return scale;
 }
 
 void worker_project(const struct engine *engine, const struct head_weights *weights, const void *x, double half_norm,

@@ -20,11 +20,11 @@ struct refusal {
 
 struct worker {
   void *scratch;
-  struct sum run, raised, view, joined;
+  struct sum run, raised, view, before;
   void *rows;                          /* a state of its own, for segments that stay with one worker */
   double *row;                         /* [STATE_SCRATCH(E)] */
   double *half_norm, *query_half_norm; /* [tile] */
-  void *peak;                          /* real bits [E] */
+  void *peak, *query_peak;             /* real bits [E], [D] */
   int32_t *shift;                      /* [E] of the tile */
   void *v_scale;                       /* real [E] */
   void *out_scale;                     /* real [E] */

@@ -1,43 +1,60 @@
 #define _GNU_SOURCE /* CPU sets */
 #include "dist/node.h"
 
-#include <sched.h>
-#include <string.h>
+#include <stdlib.h>
 
-/* Counts this rank's cores and the ranks of its node with the same set of them. */
-static enum favor_status count_sharing(struct favor_context *context, MPI_Comm node, const cpu_set_t *own,
-                                       int *n_sharing) {
-  int size = 0, rank = 0;
+#include "base/memory.h"
+
+/* Every rank's mask to every rank, one at a time, so that one that has no memory for them can take part. */
+static enum favor_status share_masks(struct favor_context *context, MPI_Comm node, const cpu_set_t *own,
+                                     struct cpus_rank *ranks, cpu_set_t *all) {
+  int size = 0;
   MPI_Comm_size(node, &size);
-  MPI_Comm_rank(node, &rank);
-  *n_sharing = 0;
-  /* One set at a time, so that nothing need be allocated. */
+  CPU_ZERO(all);
   for (int other = 0; other < size; other++) {
-    cpu_set_t set = *own;
+    cpu_set_t mask = *own;
     enum favor_status status =
-        dist_check(context, MPI_Bcast(&set, (int)sizeof set, MPI_BYTE, other, node), "sharing CPU sets");
+        dist_check(context, MPI_Bcast(&mask, (int)sizeof mask, MPI_BYTE, other, node), "sharing CPU sets");
     if (status != FAVOR_OK) return status;
-    *n_sharing += CPU_EQUAL(&set, own);
+    CPU_OR(all, all, &mask);
+    if (ranks) ranks[other].mask = mask;
   }
   return FAVOR_OK;
 }
 
-enum favor_status dist_node_cores(struct favor_context *context, int *cores) {
-  *cores = 1;
+static enum favor_status share_node(struct favor_context *context, MPI_Comm node, const cpu_set_t *own,
+                                    struct cpus_rank *rank, struct cpus_topology *topology) {
+  int size = 0, node_rank = 0;
+  MPI_Comm_size(node, &size);
+  MPI_Comm_rank(node, &node_rank);
+  struct cpus_rank *ranks = memory_zeroed((size_t)size, sizeof *ranks);
+  if (!ranks) dist_fail(context, FAVOR_ENOMEM, "no memory for the CPU sets of %d ranks", size);
+  cpu_set_t all;
+  enum favor_status status = share_masks(context, node, own, ranks, &all);
+  if (status == FAVOR_OK) {
+    /* One rank reads, as /sys is slow where all do at once. */
+    if (node_rank == 0) cpus_read_topology(&all, topology);
+    status = dist_check(context, MPI_Bcast(topology, (int)sizeof *topology, MPI_BYTE, 0, node), "sharing the topology");
+  }
+  if (status == FAVOR_OK && ranks) {
+    cpus_share(topology, ranks, size);
+    *rank = ranks[node_rank];
+  }
+  free(ranks);
+  return ranks ? status : FAVOR_ENOMEM;
+}
+
+enum favor_status dist_node_share(struct favor_context *context, const cpu_set_t *own, struct cpus_rank *rank,
+                                  struct cpus_topology *topology) {
+  *rank = (struct cpus_rank){.mask = *own, .share = *own, .fair_cores = 1, .is_alone = false};
+  topology->n = 0;
   if (context->is_dead) return FAVOR_EMPI;
   MPI_Comm node = MPI_COMM_NULL;
   enum favor_status status =
       dist_check(context, MPI_Comm_split_type(context->comm, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &node),
                  "finding the ranks of this node");
   if (status != FAVOR_OK) return status;
-  cpu_set_t own;
-  CPU_ZERO(&own);
-  if (sched_getaffinity(0, sizeof own, &own) != 0) CPU_SET(0, &own);
-  int n_sharing = 1;
-  status = count_sharing(context, node, &own, &n_sharing);
+  status = share_node(context, node, own, rank, topology);
   MPI_Comm_free(&node);
-  if (status != FAVOR_OK) return status;
-  *cores = CPU_COUNT(&own) / n_sharing;
-  if (*cores < 1) *cores = 1;
-  return FAVOR_OK;
+  return status;
 }

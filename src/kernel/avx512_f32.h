@@ -24,7 +24,6 @@ INLINE ints_f32 larger_f32(ints_f32 a, ints_f32 b) { return (ints_f32)_mm512_max
 INLINE int32_t largest_f32(ints_f32 a) { return _mm512_reduce_max_epi32((__m512i)a); }
 INLINE float total_f32(vec_f32 a) { return _mm512_reduce_add_ps(a); }
 INLINE wide widen_f32(const float *x) { return _mm512_cvtps_pd(_mm256_loadu_ps(x)); }
-INLINE vec_f32 nearest_f32(vec_f32 a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 INLINE ints_f32 to_ints_f32(vec_f32 a) { return (ints_f32)_mm512_cvtps_epi32(a); }
 INLINE vec_f32 first_of_f32(vec_f32 v, int64_t n) { return _mm512_maskz_mov_ps(first_f32(n), v); }
 INLINE vec_f32 zip_low_f32(vec_f32 a, vec_f32 b) {

@@ -23,6 +23,8 @@ enum { ROWS = 6, NORM_ROWS = 4, TILE = 192, CAUSAL_TILE = 48, MAX_PARTS = 4, RUN
 
 #include "kernel/avx512_f32.h"
 
+INLINE vec_f32 nearest_f32(vec_f32 a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT); }
+
 /* Below the normal range it is what is taken for 0 where it is rounded. A comparison would occupy the units that
  * products need; these do not. */
 INLINE vec_f32 scaled_f32(vec_f32 x, ints_f32 e) { return _mm512_scalef_ps(x, _mm512_cvtepi32_ps((__m512i)e)); }
@@ -53,6 +55,7 @@ INLINE void store_pairs_f32(int32_t *x, int64_t n, ints_f32 v) {
 #define INTS ints_f32
 #define INT int32_t
 #define PAIRS
+#define TABLE_BITS 0
 #include "kernel/real_f32.h"
 /* 2^x as there, but minimax with a largest relative error of 1.02e-4: features are rounded to within 2^-8. */
 #undef EXP2_COEFFICIENTS

@@ -19,9 +19,10 @@
  *     n < 0; memory of the others is not touched, and they are zeros or `rest`
  *   VEC NAME(first_of)(VEC, int64_t n): likewise
  *   INTS NAME(larger)(INTS, INTS), INT NAME(largest)(INTS), REAL NAME(total)(VEC)
- *   VEC NAME(nearest)(VEC), rint(); INTS NAME(to_ints)(VEC), of whole numbers
- *   VEC NAME(scaled)(VEC x, INTS e): x 2^e for x in [1/2, 2), 0 where that is below the normal range (or with PAIRS a
- *     subnormal number)
+ *   TABLE_BITS       0, or b: powers of two come from a table of 2^b with two terms of the series, and
+ *   VEC NAME(look_up)(INTS i): 2^(i 2^-b) of the lowest b bits of i
+ *   VEC NAME(nearest)(VEC), to a multiple of 2^-TABLE_BITS; INTS NAME(to_ints)(VEC), of whole numbers
+ *   VEC NAME(scaled)(VEC x, INTS e): x 2^e for x in [1/2, 4), 0 where that is below the normal range or near it
  *   WIDE             a vector of WIDE_LANES doubles; WIDE NAME(widen)(const REAL *), double wide_total(WIDE),
  *                    WIDE wide_fused(WIDE a, WIDE b, WIDE c)
  *   VEC NAME(zip_low)(VEC a, VEC b), NAME(zip_high): a0 b0 a1 b1 ..., the lower and the upper half of it
@@ -137,23 +138,13 @@ INLINE REAL NAME(power_of_two)(int64_t n) {
   return x;
 }
 
-/* Adding it to |x| < LONGEST_EXPONENT leaves rint(x) in the low bits of the sum. */
+/* Adding TO_INTEGER to |x| < LONGEST_EXPONENT leaves x, rounded to a multiple of 2^-TABLE_BITS, in the low bits. */
 #undef TO_INTEGER
 #undef LONGEST_EXPONENT
-#define TO_INTEGER ((REAL)3 * (REAL)((INT)1 << (REAL_MANTISSA_BITS - 1)))
-#define LONGEST_EXPONENT ((double)((INT)1 << (REAL_MANTISSA_BITS - 1)))
-
-/* l = n + f: f, and n + NAME(bits)(TO_INTEGER). Integers by an addition keep the units of multiplication free. */
-INLINE INTS NAME(whole)(bool is_long, VEC l, VEC *fraction) {
-  if (is_long) {
-    VEC nearest = NAME(nearest)(l);
-    *fraction = l - nearest;
-    return NAME(to_ints)(nearest) + NAME(bits)(TO_INTEGER);
-  }
-  VEC to_integer = NAME(splat)(TO_INTEGER), sum = l + to_integer;
-  *fraction = l - (sum - to_integer);
-  return (INTS)sum;
-}
+#undef BIAS
+#define TO_INTEGER ((REAL)3 * (REAL)((INT)1 << (REAL_MANTISSA_BITS - 1 - TABLE_BITS)))
+#define LONGEST_EXPONENT ((double)((INT)1 << (REAL_MANTISSA_BITS - 1 - TABLE_BITS)))
+#define BIAS (NAME(bits)(TO_INTEGER) >> TABLE_BITS)
 
 /* Transposes a square by zipping rows half a square apart, again and again. */
 INLINE void NAME(transpose)(VEC square[LANES]) {
@@ -177,6 +168,33 @@ INLINE VEC NAME(exp2_fraction)(VEC x) {
   VEC p = NAME(splat)(coefficients[0]);
   UNROLL for (int i = 1; i < N; i++) p = NAME(fused)(p, x, NAME(splat)(coefficients[i]));
   return p;
+}
+
+/* 2^l = result 2^(n - BIAS). Integers by an addition: multiplications are what the core has to do most of. With a table
+ * n is the whole part of l rounded to a multiple of 2^-TABLE_BITS; without, rint(l). */
+INLINE VEC NAME(exp2_parts)(bool is_long, VEC l, INTS *n) {
+  VEC nearest;
+  INTS bits;
+  if (is_long) {
+    nearest = NAME(nearest)(l);
+    INTS below = NAME(to_ints)(nearest);
+    below += (INTS)(__builtin_convertvector(below, VEC) > nearest);
+    bits = NAME(to_ints)((nearest - __builtin_convertvector(below, VEC)) * NAME(splat)(1 << TABLE_BITS));
+    *n = below + BIAS;
+  } else {
+    VEC sum = l + NAME(splat)(TO_INTEGER);
+    nearest = sum - NAME(splat)(TO_INTEGER);
+    bits = (INTS)sum;
+    *n = bits >> TABLE_BITS;
+  }
+  VEC x = l - nearest;
+#if TABLE_BITS
+  VEC from_table = NAME(look_up)(bits);
+  return NAME(fused)(from_table * x, NAME(fused)(NAME(splat)(TABLE_SECOND), x, NAME(splat)(TABLE_FIRST)), from_table);
+#else
+  (void)bits;
+  return NAME(exp2_fraction)(x);
+#endif
 }
 
 #ifdef PAIRS
@@ -265,14 +283,13 @@ struct NAME(scratch) {
   FACTOR *z_factors;   /* [PAIR][query_row]: state_z to be multiplied with, in the pairs' precision and what it left */
   FACTOR *state_s;     /* [M, pairs of features][s_stride] */
   struct NAME(waiting) waiting;
-  struct kernel_sum passed; /* the state with a tile's first part in it */
 };
 
-static size_t NAME(carve)(const struct kernel_shape *shape, void *memory, struct NAME(scratch) *scratch) {
+static size_t NAME(carve)(const struct kernel_shape *shape, void *memory, struct NAME(scratch) * scratch) {
   int64_t m_row = NAME(round_up)(shape->features, LANES), key_row = (m_row / LANES | 1) * LANES;
   int64_t query_row = (NAME(round_up)(NAME(factors_of)(m_row), LANES) / LANES | 1) * LANES;
   int64_t x_row = NAME(round_up)(NAME(factors_of)(shape->key_width), LANES);
-  int64_t e_row = NAME(round_up)(shape->value_width, LANES), s_count = shape->features * shape->s_stride;
+  int64_t e_row = NAME(round_up)(shape->value_width, LANES);
   scratch->m_row = m_row;
   scratch->key_row = key_row;
   scratch->query_row = query_row;
@@ -306,18 +323,25 @@ static size_t NAME(carve)(const struct kernel_shape *shape, void *memory, struct
   TAKE(state_z, m_row);
   TAKE(z_factors, PAIR == 1 ? 0 : PAIR * query_row);
   TAKE(state_s, NAME(factors_of)(shape->features) * shape->s_stride);
-  TAKE(passed.exponent, shape->features);
 #undef TAKE
-  scratch->passed.s = memory ? (char *)memory + total : NULL;
-  total += (size_t)s_count * sizeof(REAL);
-  scratch->passed.z = memory ? (char *)memory + total : NULL;
-  total += (size_t)m_row * sizeof(REAL);
   return total;
 }
 
 static size_t NAME(scratch_bytes)(const struct kernel_shape *shape) {
   struct NAME(scratch) scratch;
   return NAME(carve)(shape, NULL, &scratch);
+}
+
+/* A vector of row r of state + sum at the exponents `base` of the tile, which are those of a sum that is not empty. */
+INLINE VEC NAME(moved)(const bool has_state, const bool has_sum, const struct kernel_sum *state,
+                       const struct kernel_sum *sum, const struct NAME(scratch) * scratch, int64_t r, int64_t at) {
+  VEC x = NAME(splat)(0);
+  if (has_state) {
+    REAL factor = NAME(power_of_two)(state->exponent[r] - scratch->base[r]);
+    x = NAME(load)((const REAL *)state->s + at) * NAME(splat)(factor);
+  }
+  if (has_sum) x += NAME(load)((const REAL *)sum->s + at);
+  return x;
 }
 
 /* ---- weights and measures ---------------------------------------------------------------------------------------- */
@@ -362,7 +386,7 @@ static void NAME(pack_weights)(const struct kernel_shape *shape, const double *w
     longest2 = norm2 > longest2 ? norm2 : longest2;
   }
   struct NAME(weights_end) end = {.factor = NAME(token_factor)(factor),
-                                  .is_long = sqrt(longest2) * LONGEST_TOKEN > LONGEST_EXPONENT / 2};
+                                  .is_long = 1.01 * sqrt(longest2) * LONGEST_TOKEN + 1 > LONGEST_EXPONENT};
   memcpy(next, &end, sizeof end);
 }
 
@@ -391,23 +415,40 @@ static void NAME(norms)(int64_t n, int64_t width, const void *x, int64_t stride,
   for (; i < n; i++) NAME(norms_of)(1, width, rows + i * stride, stride, norm2 + i);
 }
 
-static void NAME(peaks)(int64_t n, int64_t width, const void *x, int64_t stride, void *peak) {
+/* Columns [at, at + n_vectors vectors) of NAME(peaks), all of them there or not. */
+INLINE void NAME(peaks_of)(const bool is_whole, const int n_vectors, int64_t n, int64_t n_columns, const REAL *x,
+                           int64_t stride, REAL *peak) {
   const INTS no_sign = NAME(splat_int)((INT)((REAL_BITS) ~(REAL_BITS)0 >> 1));
-  for (int64_t e = 0; e < width; e += LANES) {
-    const REAL *column = (const REAL *)x + e;
-    INTS highest = (INTS)NAME(load_first)((REAL *)peak + e, width - e);
-    if (width - e >= LANES) {
-      for (int64_t i = 0; i < n; i++) {
-        highest = NAME(larger)(highest, (INTS)NAME(load)(column + i * stride) & no_sign);
-      }
-    } else {
-      for (int64_t i = 0; i < n; i++) {
-        highest = NAME(larger)(highest, (INTS)NAME(load_first)(column + i * stride, width - e) & no_sign);
-      }
+  INTS highest[COLUMNS];
+  UNROLL for (int c = 0; c < n_vectors; c++) {
+    highest[c] = (INTS)NAME(load_first)(peak + c * LANES, n_columns - c * LANES);
+  }
+  for (int64_t i = 0; i < n; i++) {
+    UNROLL for (int c = 0; c < n_vectors; c++) {
+      const REAL *from = x + i * stride + c * LANES;
+      VEC row = is_whole ? NAME(load)(from) : NAME(load_first)(from, n_columns - c * LANES);
+      highest[c] = NAME(larger)(highest[c], (INTS)row & no_sign);
     }
-    NAME(store_first)((REAL *)peak + e, width - e, (VEC)highest);
+  }
+  UNROLL for (int c = 0; c < n_vectors; c++) {
+    NAME(store_first)(peak + c * LANES, n_columns - c * LANES, (VEC)highest[c]);
   }
 }
+
+static void NAME(peaks)(int64_t n, int64_t width, const void *x, int64_t stride, void *peak) {
+  for (int64_t at = 0, n_vectors; at < width; at += n_vectors * LANES) {
+    n_vectors = NAME(vectors_at)(width, at);
+    const REAL *columns = (const REAL *)x + at;
+    REAL *peaks = (REAL *)peak + at;
+    if (width - at >= n_vectors * LANES) {
+      FOR_VECTORS(n_vectors, NAME(peaks_of)(true, N_VECTORS, n, width - at, columns, stride, peaks));
+    } else {
+      FOR_VECTORS(n_vectors, NAME(peaks_of)(false, N_VECTORS, n, width - at, columns, stride, peaks));
+    }
+  }
+}
+
+#include "kernel/join.h"
 
 #include "kernel/body_features.h"
 #include "kernel/body_keys.h"

@@ -1,12 +1,12 @@
 /* Part of body.h: the causal tile. */
 
 /* Whether the state can be read by queries at the exponents `base` of the tile: no row of it is much larger or smaller
- * there than where it is kept. */
+ * there than where it is kept. The sum's rows are kept there. */
 static bool NAME(is_near)(const struct kernel_job *job, const struct kernel_sum *state,
-                          const struct NAME(scratch) *scratch) {
+                          const struct NAME(scratch) * scratch) {
   int64_t m = job->shape->features;
   INTS apart = NAME(splat_int)(0);
-  for (int64_t r = 0; r < m; r += LANES) {
+  for (int64_t r = 0; r < m && !state->is_empty; r += LANES) {
     INTS base = NAME(load_ints)(scratch->base + r);
     INTS difference = NAME(load_exponents)(state->exponent + r, m - r, 0) - base;
     if (m - r < LANES) difference = (INTS)NAME(first_of)((VEC)difference, m - r);
@@ -15,20 +15,32 @@ static bool NAME(is_near)(const struct kernel_job *job, const struct kernel_sum 
   return !NAME(any_above)(apart, NAME(NEAR));
 }
 
-/* The state at the exponents `base` of the tile. */
-static void NAME(move_state)(const struct kernel_job *job, const struct kernel_sum *state,
-                             struct NAME(scratch) *scratch) {
-  const REAL *z = state->z;
+/* state_s and state_z = state + sum at the exponents `base` of the tile, which are those of a sum that is not empty. */
+INLINE void NAME(move)(const bool has_state, const bool has_sum, const struct kernel_job *job,
+                       const struct kernel_sum *state, const struct kernel_sum *sum, struct NAME(scratch) * scratch) {
   for (int64_t r = 0; r < scratch->m_row; r++) scratch->state_z[r] = 0;
   for (int64_t r = 0; r < job->shape->features; r++) {
-    scratch->state_z[r] = z[r] * NAME(power_of_two)(state->exponent[r] - scratch->base[r]);
+    REAL factor = has_state ? NAME(power_of_two)(state->exponent[r] - scratch->base[r]) : 0;
+    if (has_state) scratch->state_z[r] += ((const REAL *)state->z)[r] * factor;
+    if (has_sum) scratch->state_z[r] += ((const REAL *)sum->z)[r];
   }
-  NAME(move_rows)(job, state, scratch);
+  NAME(move_rows)(has_state, has_sum, job->shape, state, sum, scratch);
+}
+
+static void NAME(move_state)(const struct kernel_job *job, const struct kernel_sum *state, const struct kernel_sum *sum,
+                             struct NAME(scratch) * scratch) {
+  if (sum->is_empty) {
+    NAME(move)(true, false, job, state, sum, scratch);
+  } else if (state->is_empty) {
+    NAME(move)(false, true, job, state, sum, scratch);
+  } else {
+    NAME(move)(true, true, job, state, sum, scratch);
+  }
 }
 
 /* Weights of keys 0 .. first + ROWS - 1 for ROWS queries, in scratch->pair: columns [at, at + n_vectors vectors). */
 INLINE void NAME(pair_block)(const int n_vectors, const struct kernel_job *job, int64_t first, int64_t at,
-                             const struct NAME(scratch) *scratch) {
+                             const struct NAME(scratch) * scratch) {
   const FACTOR *query[ROWS];
   VEC sum[ROWS][COLUMNS];
   NAME(query_rows)(scratch, first, query);
@@ -46,8 +58,8 @@ struct NAME(factors) {
 /* Columns [at, at + n_vectors vectors) of the outputs of ROWS queries. s: the state's rows at the tile's exponents, or
  * NULL; part: sums over the state at exponents of their own, or NULL. */
 INLINE void NAME(causal_block)(const int n_vectors, const struct kernel_job *job, const FACTOR *s, const REAL *part,
-                               int64_t at, int64_t first, const struct NAME(factors) *factors,
-                               const struct NAME(scratch) *scratch, const struct NAME(target) *target) {
+                               int64_t at, int64_t first, const struct NAME(factors) * factors,
+                               const struct NAME(scratch) * scratch, const struct NAME(target) * target) {
   const FACTOR *query[ROWS];
   VEC sum[ROWS][COLUMNS];
   UNROLL for (int i = 0; i < ROWS; i++) { UNROLL for (int c = 0; c < n_vectors; c++) sum[i][c] = NAME(splat)(0); }
@@ -71,7 +83,7 @@ INLINE void NAME(causal_block)(const int n_vectors, const struct kernel_job *job
 
 /* Sums of ROWS queries over the state, from features at its own exponents. */
 INLINE void NAME(state_block)(const int n_vectors, const struct kernel_job *job, const FACTOR *s, int64_t at,
-                              int64_t first, const struct NAME(scratch) *scratch) {
+                              int64_t first, const struct NAME(scratch) * scratch) {
   const FACTOR *query[ROWS];
   VEC sum[ROWS][COLUMNS];
   NAME(query_rows)(scratch, first, query);
@@ -85,8 +97,8 @@ INLINE void NAME(state_block)(const int n_vectors, const struct kernel_job *job,
 }
 
 /* The state's part of n queries at its own exponents: scratch->part, far_total and far_top. */
-static void NAME(read_far_state)(const struct kernel_job *job, const struct NAME(tokens) *tokens,
-                                 const struct kernel_sum *state, struct NAME(scratch) *scratch) {
+static void NAME(read_far_state)(const struct kernel_job *job, const struct NAME(tokens) * tokens,
+                                 const struct kernel_sum *state, struct NAME(scratch) * scratch) {
   int64_t n = tokens->n, width = job->shape->value_width;
   NAME(load_state)(job, state, scratch);
   const FACTOR *s = NAME(state_factors)(job, state, scratch);
@@ -105,7 +117,7 @@ enum NAME(place) { NAME(NO_STATE), NAME(NEAR_STATE), NAME(FAR_STATE) };
 
 /* What joins the two sums of ROWS queries, each at its own exponent if the state is far. */
 static struct NAME(factors) NAME(join)(enum NAME(place) place, int64_t first, int64_t n, const REAL pairs[ROWS],
-                                       const struct NAME(scratch) *scratch) {
+                                       const struct NAME(scratch) * scratch) {
   struct NAME(factors) factors = {{0}, {0}};
   REAL near[ROWS] = {0};
   if (place == NAME(NEAR_STATE)) NAME(normalisers)(first, scratch, near);
@@ -126,7 +138,7 @@ static struct NAME(factors) NAME(join)(enum NAME(place) place, int64_t first, in
 /* Outputs of queries [begin, begin + n) of one head, keys [begin, begin + n) and their values being in scratch. */
 static void NAME(causal_head)(const struct kernel_job *job, const struct kernel_queries *queries, int64_t h,
                               int64_t begin, int64_t n, const struct kernel_sum *state, enum NAME(place) place,
-                              struct NAME(scratch) *scratch) {
+                              struct NAME(scratch) * scratch) {
   int64_t width = job->shape->value_width;
   struct NAME(tokens) tokens = NAME(tokens_of)(queries, h, begin, n);
   const FACTOR *s = place == NAME(NEAR_STATE) ? scratch->state_s : NULL;
@@ -152,51 +164,36 @@ static void NAME(causal_head)(const struct kernel_job *job, const struct kernel_
 /* As many tokens from `begin` as go together; returns their end. */
 static int64_t NAME(causal_part)(const struct kernel_job *job, const struct kernel_keys *keys,
                                  const struct kernel_queries *queries, int64_t begin, const struct kernel_sum *state,
-                                 struct kernel_sum *sum, struct NAME(scratch) *scratch) {
+                                 struct kernel_sum *sum, struct kernel_sum *before, struct NAME(scratch) * scratch) {
   struct NAME(tokens) part = NAME(part_of)(keys, begin, keys->n);
   int64_t n = NAME(take_keys)(job, &part, sum, scratch);
   NAME(pack_values)(job, keys, begin, n, scratch);
   NAME(transpose_keys)(n, scratch);
-  enum NAME(place) place = state->is_empty                      ? NAME(NO_STATE)
+  enum NAME(place) place = state->is_empty && sum->is_empty     ? NAME(NO_STATE)
                            : NAME(is_near)(job, state, scratch) ? NAME(NEAR_STATE)
                                                                 : NAME(FAR_STATE);
-  if (place == NAME(NEAR_STATE)) NAME(move_state)(job, state, scratch);
+  if (place == NAME(NEAR_STATE)) NAME(move_state)(job, state, sum, scratch);
+  if (place == NAME(FAR_STATE)) NAME(join_sums)(job->shape, state, sum, before);
   for (int64_t r = 0; r < scratch->m_row; r += LANES) {
     INTS base = NAME(load_ints)(scratch->base + r);
     NAME(store_ints)(scratch->query_base + r, base);
   }
   for (int64_t r = job->shape->features; r < scratch->m_row; r++) scratch->query_base[r] = -NAME(NO_FEATURE);
   for (int64_t h = 0; h < queries->n_heads; h++) {
-    NAME(causal_head)(job, queries, h, begin, n, state, place, scratch);
+    NAME(causal_head)(job, queries, h, begin, n, before, place, scratch);
   }
   NAME(add_part)(job, n, sum, scratch);
   NAME(add_waiting)(job, sum, scratch);
   return begin + n;
 }
 
-static void NAME(copy_sum)(const struct kernel_shape *shape, const struct kernel_sum *from, struct kernel_sum *to) {
-  size_t m = (size_t)shape->features;
-  to->is_empty = from->is_empty;
-  if (from->is_empty) return;
-  memcpy(to->exponent, from->exponent, m * sizeof *to->exponent);
-  memcpy(to->s, from->s, m * (size_t)shape->s_stride * sizeof(REAL));
-  memcpy(to->z, from->z, m * sizeof(REAL));
-}
-
 static void NAME(causal)(const struct kernel_job *job, const struct kernel_keys *keys,
-                         const struct kernel_queries *queries, const struct kernel_sum *state, struct kernel_sum *sum) {
+                         const struct kernel_queries *queries, const struct kernel_sum *state, struct kernel_sum *sum,
+                         struct kernel_sum *before) {
   struct NAME(scratch) scratch;
   NAME(carve)(job->shape, job->scratch, &scratch);
   memset(queries->is_lost, 0, (size_t)(queries->n_heads * queries->n) * sizeof *queries->is_lost);
-  const struct kernel_sum *before = state;
-  int64_t begin = 0;
-  while (begin < keys->n) {
-    int64_t end = NAME(causal_part)(job, keys, queries, begin, before, sum, &scratch);
-    if (end < keys->n) { /* what the rest of the tile comes after */
-      if (begin == 0) NAME(copy_sum)(job->shape, state, &scratch.passed);
-      NAME(absorb_range)(job, keys, begin, end, &scratch.passed, &scratch);
-      before = &scratch.passed;
-    }
-    begin = end;
+  for (int64_t begin = 0; begin < keys->n;) {
+    begin = NAME(causal_part)(job, keys, queries, begin, state, sum, before, &scratch);
   }
 }

@@ -15,11 +15,10 @@ struct NAME(tokens) {
   int64_t companion_stride;
 };
 
-/* Tokens on their way through one panel of features. The product of a block of
- * tokens is followed by the exponentials of the block before, a vector to each step of the depth: the two need
- * different units of the core. */
+/* Tokens on their way through one panel of features. The product of a block of tokens goes together with the
+ * exponentials of the block before. */
 struct NAME(pass) {
-  const struct NAME(tokens) *tokens;
+  const struct NAME(tokens) * tokens;
   const FACTOR *x; /* the tokens, to be multiplied with W */
   int64_t x_row;
   bool is_long; /* exponents may be too large for the quick way to integers */
@@ -38,21 +37,22 @@ struct NAME(pass) {
   INT down[ROWS];
 };
 
-/* Vector c of row i of the block before. */
-INLINE VEC NAME(key_weight)(const bool is_long, struct NAME(pass) *pass, int64_t i, int c) {
-  VEC fraction;
-  INTS here = NAME(whole)(is_long, pass->u[i][c], &fraction) - pass->down[i];
-  INT *top = pass->top + c * LANES;
-  NAME(store_ints)(top, NAME(larger)(NAME(load_ints)(top), here));
-  return NAME(scaled)(NAME(exp2_fraction)(fraction), here - NAME(load_ints)(pass->base + c * LANES));
+/* Vector c of row i of the block before. What is gathered over rows or vectors is the caller's to keep in registers:
+ * stores take turns with multiplications. */
+INLINE VEC NAME(key_weight)(const bool is_long, struct NAME(pass) * pass, int64_t i, int64_t c, INTS *top) {
+  INTS here;
+  VEC fraction = NAME(exp2_parts)(is_long, pass->u[i][c], &here);
+  here -= pass->down[i];
+  *top = NAME(larger)(*top, here);
+  return NAME(scaled)(fraction, here - NAME(load_ints)(pass->base + c * LANES));
 }
 
-INLINE VEC NAME(query_weight)(const bool is_long, struct NAME(pass) *pass, int64_t i, int c) {
-  VEC fraction;
-  INTS here = NAME(whole)(is_long, pass->u[i][c], &fraction) - pass->down[i] + NAME(load_ints)(pass->base + c * LANES);
-  INTS *highest = pass->token_highest + pass->at + i;
+INLINE VEC NAME(query_weight)(const bool is_long, struct NAME(pass) * pass, int64_t i, int64_t c, INTS *highest) {
+  INTS here;
+  VEC fraction = NAME(exp2_parts)(is_long, pass->u[i][c], &here);
+  here += NAME(load_ints)(pass->base + c * LANES) - pass->down[i];
   *highest = NAME(larger)(*highest, here);
-  return NAME(scaled)(NAME(exp2_fraction)(fraction), here);
+  return NAME(scaled)(fraction, here);
 }
 
 #ifdef PAIRS
@@ -61,47 +61,85 @@ INLINE VEC NAME(query_weight)(const bool is_long, struct NAME(pass) *pass, int64
 #include "kernel/body_single.h"
 #endif
 
-/* Finishes a vector of factors: of keys from row i on, of queries from vector c on. */
-INLINE void NAME(weigh)(const bool is_key, const bool is_long, const int n_vectors, struct NAME(pass) *pass, int64_t i,
-                        int c) {
-  if (is_key) {
-    NAME(weigh_key)(is_long, pass, i, c);
-  } else {
-    NAME(weigh_query)(is_long, n_vectors, pass, i, c);
+/* A product that goes on while the block before is finished, some steps of the depth at a time, from step l on. */
+struct NAME(product) {
+  const FACTOR *x[ROWS];
+  const FACTOR *weights;
+  int64_t depth, steps, l;
+  VEC u[ROWS][COLUMNS];
+};
+
+INLINE void NAME(advance)(const int n_vectors, const bool is_deep, struct NAME(product) * product) {
+  int64_t steps = is_deep ? product->steps : 1;
+  NAME(multiply)
+  (n_vectors, product->l, NAME(smaller)(product->l + steps, product->depth), product->x, 1, product->weights,
+   n_vectors * LANES, product->u);
+  product->l += steps;
+}
+
+/* Finishes n rows of the block before. Each vector of factors goes with some steps of the product (NULL: none): the two
+ * need different units of the core. */
+INLINE void NAME(finish_keys)(const int n_vectors, const bool is_long, const int64_t n, struct NAME(pass) * pass,
+                              const bool is_deep, struct NAME(product) * product) {
+  for (int64_t c = 0; c < n_vectors; c++) {
+    INTS top = NAME(load_ints)(pass->top + c * LANES);
+    VEC z = NAME(load)(pass->z + c * LANES);
+    UNROLL for (int64_t i = 0; i < n; i += PAIR) {
+      if (product) NAME(advance)(n_vectors, is_deep, product);
+      NAME(weigh_key)(is_long, pass, i, c, &top, &z);
+    }
+    NAME(store_ints)(pass->top + c * LANES, top);
+    NAME(store)(pass->z + c * LANES, z);
   }
 }
 
-/* The rest of the block before, without a product to go with it. */
-INLINE void NAME(finish_block)(const bool is_key, const int n_vectors, struct NAME(pass) *pass) {
-  const int rows = is_key ? PAIR : 1, vectors = is_key ? 1 : PAIR;
-  for (int64_t i = 0; i < pass->n_rows; i += rows) {
-    UNROLL for (int c = 0; c < n_vectors; c += vectors) {
-      if (pass->is_long) {
-        NAME(weigh)(is_key, true, n_vectors, pass, i, c);
-      } else {
-        NAME(weigh)(is_key, false, n_vectors, pass, i, c);
-      }
+INLINE void NAME(finish_queries)(const int n_vectors, const bool is_long, const int64_t n, struct NAME(pass) * pass,
+                                 const bool is_deep, struct NAME(product) * product) {
+  for (int64_t i = 0; i < n; i++) {
+    INTS highest = pass->token_highest[pass->at + i];
+    UNROLL for (int64_t c = 0; c < n_vectors; c += PAIR) {
+      if (product) NAME(advance)(n_vectors, is_deep, product);
+      NAME(weigh_query)(n_vectors, is_long, pass, i, c, &highest);
     }
+    pass->token_highest[pass->at + i] = highest;
+  }
+}
+
+INLINE void NAME(finish)(const bool is_key, const int n_vectors, const bool is_long, const int64_t n,
+                         struct NAME(pass) * pass, const bool is_deep, struct NAME(product) * product) {
+  if (is_key) {
+    NAME(finish_keys)(n_vectors, is_long, n, pass, is_deep, product);
+  } else {
+    NAME(finish_queries)(n_vectors, is_long, n, pass, is_deep, product);
+  }
+}
+
+/* The block before, without a product to go with it. */
+INLINE void NAME(finish_alone)(const bool is_key, const int n_vectors, struct NAME(pass) * pass) {
+  if (pass->is_long) {
+    NAME(finish)(is_key, n_vectors, true, pass->n_rows, pass, false, NULL);
+  } else {
+    NAME(finish)(is_key, n_vectors, false, pass->n_rows, pass, false, NULL);
   }
   pass->n_rows = 0;
 }
 
 /* What must be known of the first key before any feature is stored: base. */
-INLINE void NAME(set_base)(const int n_vectors, struct NAME(pass) *pass) {
+INLINE void NAME(set_base)(const int n_vectors, struct NAME(pass) * pass) {
   UNROLL for (int c = 0; c < n_vectors; c++) {
-    VEC fraction;
-    INTS here = NAME(whole)(pass->is_long, pass->u[0][c], &fraction) - pass->down[0] + NAME(FIRST_KEY_ABOVE);
-    NAME(store_ints)(pass->base + c * LANES, here);
+    INTS here;
+    NAME(exp2_parts)(pass->is_long, pass->u[0][c], &here);
+    NAME(store_ints)(pass->base + c * LANES, here - pass->down[0] + NAME(FIRST_KEY_ABOVE));
   }
 }
 
 /* m of each query of a block. */
-INLINE void NAME(guess_tops)(struct NAME(pass) *pass) {
+INLINE void NAME(guess_tops)(struct NAME(pass) * pass) {
   UNROLL for (int i = 0; i < ROWS; i++) {
-    VEC fraction;
-    INTS here =
-        NAME(whole)(pass->is_long, pass->u[i][0], &fraction) - NAME(bits)(TO_INTEGER) + NAME(load_ints)(pass->base);
-    pass->token_top[pass->at + i] = NAME(largest)(here) + NAME(GUESS_ABOVE);
+    INTS here;
+    NAME(exp2_parts)(pass->is_long, pass->u[i][0], &here);
+    INT highest = NAME(largest)(here - BIAS + NAME(load_ints)(pass->base));
+    pass->token_top[pass->at + i] = highest + NAME(GUESS_ABOVE);
   }
 }
 
@@ -113,7 +151,7 @@ INLINE void NAME(fetch_row)(const REAL *x, int64_t stride, int64_t width, int64_
 }
 
 /* A panel's share of ROWS tokens of the next tile, while this one is computed with. */
-static void NAME(fetch_ahead)(const struct NAME(pass) *pass, const struct kernel_shape *shape, int64_t at) {
+static void NAME(fetch_ahead)(const struct NAME(pass) * pass, const struct kernel_shape *shape, int64_t at) {
   const struct NAME(tokens) *tokens = pass->tokens;
   for (int64_t i = pass->panel; i < ROWS; i += pass->n_panels) {
     NAME(fetch_row)(tokens->x, tokens->stride, shape->key_width, at + TILE + i);
@@ -121,64 +159,77 @@ static void NAME(fetch_ahead)(const struct NAME(pass) *pass, const struct kernel
   }
 }
 
-/* Steps of a block's product in turns with vectors of the block before; returns the steps done. Deep: the product has
- * enough of them for PAIR to a vector, or else it has what there is of one. */
-INLINE int64_t NAME(interleave)(const bool is_key, const bool is_deep, const int n_vectors, int64_t depth,
-                                const FACTOR *const x[ROWS], const FACTOR *weights, VEC u[ROWS][COLUMNS],
-                                struct NAME(pass) *pass) {
-  const int rows = is_key ? PAIR : 1, vectors = is_key ? 1 : PAIR;
-  int64_t l = 0;
-  for (int64_t i = 0; i < pass->n_rows; i += rows) {
-    UNROLL for (int c = 0; c < n_vectors; c += vectors) {
-      int64_t end = is_deep ? l + PAIR : NAME(smaller)(l + 1, depth);
-      NAME(multiply)(n_vectors, l, end, x, 1, weights, n_vectors * LANES, u);
-      NAME(weigh)(is_key, false, n_vectors, pass, i, c);
-      l = end;
-    }
-  }
-  return l;
-}
-
 /* A block of tokens at `at`; finishes the one before. */
-INLINE void NAME(feature_block)(const bool is_key, const int n_vectors, int64_t depth, const FACTOR *weights,
-                                int64_t at, struct NAME(pass) *pass) {
-  const FACTOR *x[ROWS];
-  VEC u[ROWS][COLUMNS];
+INLINE void NAME(feature_block)(const bool is_key, const int n_vectors, const bool is_deep, int64_t depth,
+                                const FACTOR *weights, int64_t at, struct NAME(pass) * pass) {
+  struct NAME(product)
+      product = {.weights = weights, .depth = depth, .steps = depth / (ROWS * NAME(factors_of)(n_vectors))};
   INT down[ROWS];
-  NAME(rows_at)(pass->x, pass->x_row, at, pass->tokens->n, x);
+  NAME(rows_at)(pass->x, pass->x_row, at, pass->tokens->n, product.x);
   UNROLL for (int i = 0; i < ROWS; i++) {
     double h = is_key ? pass->tokens->half_norm[NAME(smaller)(at + i, pass->tokens->n - 1)] : 0, whole = rint(h);
-    down[i] = NAME(bits)(TO_INTEGER) + (INT)whole;
+    down[i] = BIAS + (INT)whole;
     if (PAIR > 1 && at + i >= pass->tokens->n) down[i] += NAME(ABSENT);
-    UNROLL for (int c = 0; c < n_vectors; c++) u[i][c] = NAME(splat)((REAL)(whole - h));
+    UNROLL for (int c = 0; c < n_vectors; c++) product.u[i][c] = NAME(splat)((REAL)(whole - h));
   }
-  int64_t l = 0;
-  if (pass->is_long) {
-    NAME(finish_block)(is_key, n_vectors, pass);
-  } else if (PAIR > 1 && depth >= ROWS * COLUMNS) {
-    l = NAME(interleave)(is_key, true, n_vectors, depth, x, weights, u, pass);
-  } else {
-    l = NAME(interleave)(is_key, false, n_vectors, depth, x, weights, u, pass);
-  }
-  NAME(multiply)(n_vectors, l, depth, x, 1, weights, n_vectors * LANES, u);
+  if (pass->is_long) NAME(finish_alone)(is_key, n_vectors, pass);
+  if (pass->n_rows != 0) NAME(finish)(is_key, n_vectors, false, ROWS, pass, is_deep, &product);
+  NAME(multiply)(n_vectors, product.l, depth, product.x, 1, weights, n_vectors * LANES, product.u);
   pass->at = at;
   pass->n_rows = NAME(smaller)(ROWS, pass->tokens->n - at);
-  memcpy(pass->u, u, sizeof u);
+  memcpy(pass->u, product.u, sizeof product.u);
   memcpy(pass->down, down, sizeof down);
 }
 
-INLINE void NAME(feature_panel)(const bool is_key, const int n_vectors, const struct kernel_shape *shape,
-                                const FACTOR *weights, struct NAME(pass) *pass) {
+/* All tokens of a pass; is_deep: the depth has two steps or more for each vector of a block. */
+INLINE void NAME(feature_panel)(const bool is_key, const int n_vectors, const bool is_deep,
+                                const struct kernel_shape *shape, const FACTOR *weights, struct NAME(pass) * pass) {
   int64_t depth = NAME(factors_of)(shape->key_width);
   pass->n_rows = 0;
   for (int64_t at = 0; at < pass->tokens->n; at += ROWS) {
     NAME(fetch_ahead)(pass, shape, at);
-    NAME(feature_block)(is_key, n_vectors, depth, weights, at, pass);
+    NAME(feature_block)(is_key, n_vectors, is_deep, depth, weights, at, pass);
     if (is_key && at == 0 && pass->is_first_key) NAME(set_base)(n_vectors, pass);
     if (!is_key) {
       if (pass->is_guess) NAME(guess_tops)(pass);
       for (int i = 0; i < ROWS; i++) pass->down[i] += pass->token_top[at + i];
     }
   }
-  NAME(finish_block)(is_key, n_vectors, pass);
+  NAME(finish_alone)(is_key, n_vectors, pass);
+}
+
+/* Each a function of its own, as compilers keep less in registers when they see several at once. */
+#define PANEL(IS_KEY, N_VECTORS, IS_DEEP)                                                                              \
+  static __attribute__((noinline)) void NAME(panel_##IS_KEY##N_VECTORS##IS_DEEP)(                                      \
+      const struct kernel_shape *shape, const FACTOR *weights, const struct NAME(pass) * pass) {                       \
+    struct NAME(pass) own = *pass; /* whose members may be kept in registers */                                        \
+    NAME(feature_panel)(IS_KEY, N_VECTORS, IS_DEEP, shape, weights, &own);                                             \
+  }
+#define PANELS(N_VECTORS) PANEL(0, N_VECTORS, 0) PANEL(0, N_VECTORS, 1) PANEL(1, N_VECTORS, 0) PANEL(1, N_VECTORS, 1)
+PANELS(1)
+PANELS(2)
+#if COLUMNS == 4
+PANELS(3)
+PANELS(4)
+#endif
+#undef PANEL
+#undef PANELS
+
+static void NAME(panel)(bool is_key, int64_t n_vectors, const struct kernel_shape *shape, const FACTOR *weights,
+                        struct NAME(pass) * pass) {
+  static void (*const panels[COLUMNS][2][2])(const struct kernel_shape *, const FACTOR *, const struct NAME(pass) *) = {
+#define PANELS(N)                                                                                                      \
+  {                                                                                                                    \
+    {NAME(panel_0##N##0), NAME(panel_0##N##1)}, { NAME(panel_1##N##0), NAME(panel_1##N##1) }                           \
+  }
+    PANELS(1),
+    PANELS(2),
+#if COLUMNS == 4
+    PANELS(3),
+    PANELS(4),
+#endif
+#undef PANELS
+  };
+  bool is_deep = NAME(factors_of)(shape->key_width) >= 2 * ROWS * NAME(factors_of)(n_vectors);
+  panels[n_vectors - 1][is_key][is_deep](shape, weights, pass);
 }

@@ -1,7 +1,7 @@
 /* Part of body.h: keys and values into a sum. */
 
 /* Whether some key is beyond the limit of its base. */
-static bool NAME(is_beyond)(const struct NAME(scratch) *scratch) {
+static bool NAME(is_beyond)(const struct NAME(scratch) * scratch) {
   INTS highest = NAME(splat_int)(-NAME(NO_FEATURE));
   for (int64_t r = 0; r < scratch->m_row; r += LANES) {
     highest = NAME(larger)(highest, NAME(load_ints)(scratch->top + r) - NAME(load_ints)(scratch->base + r));
@@ -10,7 +10,7 @@ static bool NAME(is_beyond)(const struct NAME(scratch) *scratch) {
 }
 
 /* Columns [at, at + n_vectors vectors) of rows [r, r + ROWS) of S. */
-INLINE void NAME(add_block)(const int n_vectors, int64_t r, int64_t at, const struct NAME(scratch) *scratch,
+INLINE void NAME(add_block)(const int n_vectors, int64_t r, int64_t at, const struct NAME(scratch) * scratch,
                             REAL *const s[ROWS]) {
   const struct NAME(waiting) *waiting = &scratch->waiting;
   VEC sum[ROWS][COLUMNS];
@@ -40,7 +40,7 @@ INLINE void NAME(add_block)(const int n_vectors, int64_t r, int64_t at, const st
 }
 
 /* S += the waiting keys. */
-static void NAME(add_waiting)(const struct kernel_job *job, struct kernel_sum *sum, struct NAME(scratch) *scratch) {
+static void NAME(add_waiting)(const struct kernel_job *job, struct kernel_sum *sum, struct NAME(scratch) * scratch) {
   int64_t m = job->shape->features, width = job->shape->value_width;
   for (int64_t r = 0; r < m; r += ROWS) {
     REAL *s[ROWS];
@@ -57,7 +57,7 @@ static void NAME(add_waiting)(const struct kernel_job *job, struct kernel_sum *s
 
 /* n more keys wait; the sum's exponents and z have them. */
 static void NAME(add_part)(const struct kernel_job *job, int64_t n, struct kernel_sum *sum,
-                           struct NAME(scratch) *scratch) {
+                           struct NAME(scratch) * scratch) {
   struct NAME(waiting) *waiting = &scratch->waiting;
   int64_t m = job->shape->features;
   REAL *z = sum->z, *lifts = scratch->lift + waiting->n_parts * scratch->m_row;
@@ -77,8 +77,8 @@ static void NAME(add_part)(const struct kernel_job *job, int64_t n, struct kerne
 }
 
 /* All features of some keys: key, top, base and z of scratch. */
-static void NAME(key_features)(const struct kernel_job *job, const struct NAME(tokens) *part,
-                               const struct kernel_sum *sum, struct NAME(scratch) *scratch) {
+static void NAME(key_features)(const struct kernel_job *job, const struct NAME(tokens) * part,
+                               const struct kernel_sum *sum, struct NAME(scratch) * scratch) {
   int64_t m = job->shape->features;
   const REAL *z = sum->z;
   for (int64_t r = 0; r < scratch->m_row; r += LANES) {
@@ -100,14 +100,14 @@ static void NAME(key_features)(const struct kernel_job *job, const struct NAME(t
     pass.top = scratch->top + at;
     pass.z = scratch->z + at;
     pass.features = scratch->key + scratch->waiting.n / PAIR * scratch->key_row + at;
-    FOR_VECTORS(n_vectors, NAME(feature_panel)(true, N_VECTORS, job->shape, NAME(weights_at)(job, at), &pass));
+    NAME(panel)(true, n_vectors, job->shape, NAME(weights_at)(job, at), &pass);
     pass.panel++;
   }
 }
 
 /* How many of the keys come before the first that is beyond the limit of its base, one of which there is. */
-static int64_t NAME(count_within)(const struct kernel_job *job, const struct NAME(tokens) *part,
-                                  struct kernel_sum *sum, struct NAME(scratch) *scratch) {
+static int64_t NAME(count_within)(const struct kernel_job *job, const struct NAME(tokens) * part,
+                                  struct kernel_sum *sum, struct NAME(scratch) * scratch) {
   int64_t low = 0, high = part->n; /* low are within, high are not */
   struct NAME(tokens) tried = *part;
   while (high - low > 1) {
@@ -127,8 +127,8 @@ static void NAME(scale_row)(REAL *s, int64_t width, REAL factor) {
 }
 
 /* Raises the sum's exponents to those of one key; no key waits after it. */
-static void NAME(raise_to)(const struct kernel_job *job, const struct NAME(tokens) *key, struct kernel_sum *sum,
-                           struct NAME(scratch) *scratch) {
+static void NAME(raise_to)(const struct kernel_job *job, const struct NAME(tokens) * key, struct kernel_sum *sum,
+                           struct NAME(scratch) * scratch) {
   NAME(add_waiting)(job, sum, scratch);
   NAME(key_features)(job, key, sum, scratch);
   REAL *s = sum->s, *z = sum->z;
@@ -142,8 +142,8 @@ static void NAME(raise_to)(const struct kernel_job *job, const struct NAME(token
 }
 
 /* Features of as many of the keys as go together, at least one; returns how many. */
-static int64_t NAME(take_keys)(const struct kernel_job *job, const struct NAME(tokens) *part, struct kernel_sum *sum,
-                               struct NAME(scratch) *scratch) {
+static int64_t NAME(take_keys)(const struct kernel_job *job, const struct NAME(tokens) * part, struct kernel_sum *sum,
+                               struct NAME(scratch) * scratch) {
   NAME(key_features)(job, part, sum, scratch);
   if (!NAME(is_beyond)(scratch)) return part->n;
   struct NAME(tokens) within = *part;
@@ -167,7 +167,7 @@ static struct NAME(tokens) NAME(part_of)(const struct kernel_keys *keys, int64_t
 
 /* Parts end where tiles of a causal pass end, so that both do the same to the sum. */
 static void NAME(absorb_range)(const struct kernel_job *job, const struct kernel_keys *keys, int64_t begin, int64_t end,
-                               struct kernel_sum *sum, struct NAME(scratch) *scratch) {
+                               struct kernel_sum *sum, struct NAME(scratch) * scratch) {
   while (begin < end) {
     int64_t tile_end = begin - begin % CAUSAL_TILE + CAUSAL_TILE;
     struct NAME(tokens) part = NAME(part_of)(keys, begin, NAME(smaller)(tile_end, end));

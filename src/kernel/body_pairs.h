@@ -11,33 +11,35 @@ INLINE VEC NAME(high_of)(INTS pairs) { return (VEC)(pairs & ~NAME(LOW_HALF)); }
 
 /* ---- features ---------------------------------------------------------------------------------------------------- */
 
-INLINE void NAME(weigh_key)(const bool is_long, struct NAME(pass) *pass, int64_t i, int c) {
-  REAL *z = pass->z + c * LANES;
-  VEC weight = NAME(key_weight)(is_long, pass, i, c), next = NAME(key_weight)(is_long, pass, i + 1, c);
+/* Finishes vector c of rows i and i + 1, of which the second may be absent. */
+INLINE void NAME(weigh_key)(const bool is_long, struct NAME(pass) * pass, int64_t i, int64_t c, INTS *top, VEC *z) {
+  VEC weight = NAME(key_weight)(is_long, pass, i, c, top), next = NAME(key_weight)(is_long, pass, i + 1, c, top);
   INTS pairs = NAME(join_lanes)(weight, next);
-  NAME(store)(z, NAME(product)(pairs, NAME(splat_int)(NAME(TWO_ONES)), NAME(load)(z)));
+  *z = NAME(product)(pairs, NAME(splat_int)(NAME(TWO_ONES)), *z);
   NAME(store_ints)(pass->features + ((pass->at + i) >> 1) * pass->row + c * LANES, pairs);
 }
 
-INLINE void NAME(weigh_query)(const bool is_long, const int n_vectors, struct NAME(pass) *pass, int64_t i, int c) {
+/* Finishes vectors c and c + 1 of row i, of which the second may be past the panel. */
+INLINE void NAME(weigh_query)(const int n_vectors, const bool is_long, struct NAME(pass) * pass, int64_t i, int64_t c,
+                              INTS *highest) {
   FACTOR *features = pass->features + (pass->at + i) * pass->row + c * LANES / PAIR;
-  VEC weight = NAME(query_weight)(is_long, pass, i, c);
+  VEC weight = NAME(query_weight)(is_long, pass, i, c, highest);
   if (c + 1 < n_vectors) {
-    VEC next = NAME(query_weight)(is_long, pass, i, c + 1);
+    VEC next = NAME(query_weight)(is_long, pass, i, c + 1, highest);
     NAME(store_ints)(features, NAME(join_neighbours)(weight, next));
   } else {
     NAME(store_pairs)(features, LANES / PAIR, NAME(join_neighbours)(weight, NAME(splat)(0)));
   }
 }
 
-static int64_t NAME(token_row)(const struct NAME(tokens) *tokens, const struct NAME(scratch) *scratch) {
+static int64_t NAME(token_row)(const struct NAME(tokens) * tokens, const struct NAME(scratch) * scratch) {
   (void)tokens;
   return scratch->x_row;
 }
 
 /* Keys or queries to be multiplied with W. */
-static const FACTOR *NAME(token_factors)(const struct kernel_job *job, const struct NAME(tokens) *tokens,
-                                         const struct NAME(scratch) *scratch) {
+static const FACTOR *NAME(token_factors)(const struct kernel_job *job, const struct NAME(tokens) * tokens,
+                                         const struct NAME(scratch) * scratch) {
   int64_t width = job->shape->key_width;
   VEC factor = NAME(splat)(NAME(weights_end)(job).factor);
   for (int64_t i = 0; i < tokens->n; i++) {
@@ -68,7 +70,7 @@ static void NAME(scale_factors)(FACTOR *x, int64_t n, REAL factor) {
 
 /* Values [begin, begin + n) at their scale, padded with zeros to vectors and to whole blocks of keys. */
 static void NAME(pack_values)(const struct kernel_job *job, const struct kernel_keys *keys, int64_t begin, int64_t n,
-                              const struct NAME(scratch) *scratch) {
+                              const struct NAME(scratch) * scratch) {
   int64_t width = job->shape->value_width;
   const REAL *scale = keys->v_scale;
   FACTOR *to = scratch->value + scratch->waiting.n / PAIR * scratch->e_row;
@@ -90,7 +92,7 @@ static void NAME(pack_values)(const struct kernel_job *job, const struct kernel_
 
 /* state_z in two parts: a state of constant values is that constant times z, and a z rounded like it would add its
  * error to theirs. */
-static void NAME(split_z)(const struct NAME(scratch) *scratch) {
+static void NAME(split_z)(const struct NAME(scratch) * scratch) {
   FACTOR *rounded = scratch->z_factors, *rest = rounded + scratch->query_row;
   for (int64_t r = 0; r < scratch->m_row; r += 2 * LANES) {
     VEC first = NAME(load)(scratch->state_z + r), second = NAME(splat)(0);
@@ -104,39 +106,38 @@ static void NAME(split_z)(const struct NAME(scratch) *scratch) {
   }
 }
 
-/* Rows r and r + 1 of the state, or of the last and a zero, times a factor each. */
-INLINE void NAME(pack_rows)(const struct kernel_shape *shape, const REAL *s, int64_t r, REAL by, REAL next_by,
-                            const struct NAME(scratch) *scratch) {
-  const REAL *row = s + r * shape->s_stride;
-  FACTOR *to = scratch->state_s + r / PAIR * shape->s_stride;
-  for (int64_t e = 0; e < shape->s_stride; e += LANES) {
-    VEC high = r + 1 < shape->features ? NAME(load)(row + shape->s_stride + e) * next_by : NAME(splat)(0);
-    NAME(store_ints)(to + e, NAME(join_lanes)(NAME(load)(row + e) * by, high));
-  }
-}
-
 /* The state as it is, state_z being loaded. */
 static const FACTOR *NAME(state_factors)(const struct kernel_job *job, const struct kernel_sum *state,
-                                         const struct NAME(scratch) *scratch) {
+                                         const struct NAME(scratch) * scratch) {
+  int64_t m = job->shape->features, stride = job->shape->s_stride;
   NAME(split_z)(scratch);
-  for (int64_t r = 0; r < job->shape->features; r += PAIR) NAME(pack_rows)(job->shape, state->s, r, 1, 1, scratch);
+  for (int64_t r = 0; r < m; r += PAIR) {
+    const REAL *row = (const REAL *)state->s + r * stride;
+    for (int64_t e = 0; e < stride; e += LANES) {
+      VEC next = r + 1 < m ? NAME(load)(row + stride + e) : NAME(splat)(0);
+      NAME(store_ints)(scratch->state_s + r / PAIR * stride + e, NAME(join_lanes)(NAME(load)(row + e), next));
+    }
+  }
   return scratch->state_s;
 }
 
-/* The state's rows at the exponents `base` of the tile, state_z being there. */
-static void NAME(move_rows)(const struct kernel_job *job, const struct kernel_sum *state,
-                            const struct NAME(scratch) *scratch) {
-  int64_t m = job->shape->features;
+/* state_s = state + sum at the exponents `base` of the tile, state_z being there. */
+INLINE void NAME(move_rows)(const bool has_state, const bool has_sum, const struct kernel_shape *shape,
+                            const struct kernel_sum *state, const struct kernel_sum *sum,
+                            const struct NAME(scratch) * scratch) {
+  int64_t m = shape->features, stride = shape->s_stride;
   NAME(split_z)(scratch);
   for (int64_t r = 0; r < m; r += PAIR) {
-    REAL by = NAME(power_of_two)(state->exponent[r] - scratch->base[r]), next_by = 0;
-    if (r + 1 < m) next_by = NAME(power_of_two)(state->exponent[r + 1] - scratch->base[r + 1]);
-    NAME(pack_rows)(job->shape, state->s, r, by, next_by, scratch);
+    for (int64_t e = 0; e < stride; e += LANES) {
+      VEC row = NAME(moved)(has_state, has_sum, state, sum, scratch, r, r * stride + e), next = NAME(splat)(0);
+      if (r + 1 < m) next = NAME(moved)(has_state, has_sum, state, sum, scratch, r + 1, (r + 1) * stride + e);
+      NAME(store_ints)(scratch->state_s + r / PAIR * stride + e, NAME(join_lanes)(row, next));
+    }
   }
 }
 
 /* total[i] = the product of each of ROWS queries with state_z. */
-static void NAME(normalisers)(int64_t first, const struct NAME(scratch) *scratch, REAL total[ROWS]) {
+static void NAME(normalisers)(int64_t first, const struct NAME(scratch) * scratch, REAL total[ROWS]) {
   const FACTOR *rounded = scratch->z_factors, *rest = rounded + scratch->query_row;
   int64_t n = NAME(factors_of)(scratch->m_row);
   VEC sum[ROWS];
@@ -162,7 +163,7 @@ INLINE void NAME(pair_features)(VEC even, VEC odd, FACTOR *to) {
 }
 
 /* key_columns[r][j] = features 2 r, 2 r + 1 of key j. */
-static void NAME(transpose_keys)(int64_t n, const struct NAME(scratch) *scratch) {
+static void NAME(transpose_keys)(int64_t n, const struct NAME(scratch) * scratch) {
   for (int64_t j = 0; j < NAME(factors_of)(n); j += LANES) {
     for (int64_t r = 0; r < scratch->m_row; r += LANES) {
       VEC square[LANES];
@@ -181,7 +182,7 @@ static void NAME(transpose_keys)(int64_t n, const struct NAME(scratch) *scratch)
 /* Weights of keys [at, at + n_vectors vectors) for queries [first, first + ROWS), to scratch->pair; of later keys
  * zeros. */
 INLINE void NAME(keep_weights)(const int n_vectors, int64_t first, int64_t at, VEC weights[ROWS][COLUMNS],
-                               const struct NAME(scratch) *scratch) {
+                               const struct NAME(scratch) * scratch) {
   UNROLL for (int i = 0; i < ROWS; i++) {
     FACTOR *pairs = scratch->pair + i * (COLUMN_ROW / PAIR) + at / PAIR;
     int64_t n = first + i + 1 - at;
@@ -198,7 +199,7 @@ INLINE void NAME(keep_weights)(const int n_vectors, int64_t first, int64_t at, V
 }
 
 /* The sum of weights of keys 0 .. i for each query i of ROWS. */
-static void NAME(pair_totals)(int64_t first, const struct NAME(scratch) *scratch, REAL total[ROWS]) {
+static void NAME(pair_totals)(int64_t first, const struct NAME(scratch) * scratch, REAL total[ROWS]) {
   int64_t n = (first + ROWS) / PAIR;
   for (int i = 0; i < ROWS; i++) {
     VEC sum = NAME(splat)(0);
@@ -211,7 +212,7 @@ static void NAME(pair_totals)(int64_t first, const struct NAME(scratch) *scratch
 }
 
 /* sum += weights times values of keys 0 .. i, columns [at, at + n_vectors vectors), for each query i of ROWS. */
-INLINE void NAME(weigh_values)(const int n_vectors, int64_t first, int64_t at, const struct NAME(scratch) *scratch,
+INLINE void NAME(weigh_values)(const int n_vectors, int64_t first, int64_t at, const struct NAME(scratch) * scratch,
                                VEC sum[ROWS][COLUMNS]) {
   const FACTOR *row[ROWS];
   UNROLL for (int i = 0; i < ROWS; i++) row[i] = scratch->pair + i * (COLUMN_ROW / PAIR);

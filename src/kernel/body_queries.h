@@ -1,8 +1,8 @@
 /* Part of body.h: outputs of queries from a state. */
 
 /* One pass over all panels; the first guesses m. */
-static void NAME(query_pass)(const struct kernel_job *job, const INT *base, bool is_guess, struct NAME(pass) *pass,
-                             struct NAME(scratch) *scratch) {
+static void NAME(query_pass)(const struct kernel_job *job, const INT *base, bool is_guess, struct NAME(pass) * pass,
+                             struct NAME(scratch) * scratch) {
   int64_t m = job->shape->features;
   for (int64_t i = 0; i < pass->tokens->n; i++) {
     scratch->token_highest[i] = NAME(splat_int)(-NAME(NO_FEATURE));
@@ -13,14 +13,14 @@ static void NAME(query_pass)(const struct kernel_job *job, const INT *base, bool
     pass->is_guess = is_guess && at == 0;
     pass->base = (INT *)base + at;
     pass->features = scratch->query + at / PAIR;
-    FOR_VECTORS(n_vectors, NAME(feature_panel)(false, N_VECTORS, job->shape, NAME(weights_at)(job, at), pass));
+    NAME(panel)(false, n_vectors, job->shape, NAME(weights_at)(job, at), pass);
     pass->panel++;
   }
 }
 
 /* Features of queries at exponents base in scratch->query, less token_top. */
-static void NAME(query_features)(const struct kernel_job *job, const struct NAME(tokens) *tokens, const INT *base,
-                                 struct NAME(scratch) *scratch) {
+static void NAME(query_features)(const struct kernel_job *job, const struct NAME(tokens) * tokens, const INT *base,
+                                 struct NAME(scratch) * scratch) {
   int64_t n = tokens->n;
   struct NAME(pass) pass = {.tokens = tokens,
                             .is_long = NAME(has_long)(job),
@@ -46,7 +46,7 @@ static void NAME(query_features)(const struct kernel_job *job, const struct NAME
   if (is_out) NAME(query_pass)(job, base, false, &pass, scratch);
 }
 
-INLINE void NAME(query_rows)(const struct NAME(scratch) *scratch, int64_t at, const FACTOR *query[ROWS]) {
+INLINE void NAME(query_rows)(const struct NAME(scratch) * scratch, int64_t at, const FACTOR *query[ROWS]) {
   UNROLL for (int i = 0; i < ROWS; i++) query[i] = scratch->query + (at + i) * scratch->query_row;
 }
 
@@ -61,7 +61,7 @@ struct NAME(target) {
 
 /* An output leaves at its column's scale. A weighted mean of finite values is finite: only rounding could pass the
  * largest number. */
-INLINE void NAME(leave)(const struct NAME(target) *target, int i, int64_t at, VEC x) {
+INLINE void NAME(leave)(const struct NAME(target) * target, int i, int64_t at, VEC x) {
   int64_t n = target->width - at;
   REAL *out = target->out + i * target->stride + at;
   if (target->scale) {
@@ -79,8 +79,8 @@ INLINE void NAME(leave)(const struct NAME(target) *target, int i, int64_t at, VE
 }
 
 INLINE void NAME(emit_block)(const int n_vectors, const struct kernel_job *job, const FACTOR *s, int64_t at,
-                             int64_t first, const REAL factor[ROWS], const struct NAME(scratch) *scratch,
-                             const struct NAME(target) *target) {
+                             int64_t first, const REAL factor[ROWS], const struct NAME(scratch) * scratch,
+                             const struct NAME(target) * target) {
   const FACTOR *query[ROWS];
   VEC sum[ROWS][COLUMNS];
   NAME(query_rows)(scratch, first, query);
@@ -96,7 +96,7 @@ INLINE void NAME(emit_block)(const int n_vectors, const struct kernel_job *job, 
 
 /* The state's exponents and normaliser, padded. */
 static void NAME(load_state)(const struct kernel_job *job, const struct kernel_sum *state,
-                             struct NAME(scratch) *scratch) {
+                             struct NAME(scratch) * scratch) {
   int64_t m = job->shape->features;
   const REAL *z = state->z;
   for (int64_t r = 0; r < scratch->m_row; r += LANES) {

@@ -1,33 +1,35 @@
 /* Part of body.h: factors that are numbers of type REAL, and so stay what and where they are. */
 
-INLINE void NAME(weigh_key)(const bool is_long, struct NAME(pass) *pass, int64_t i, int c) {
-  REAL *z = pass->z + c * LANES;
-  VEC weight = NAME(key_weight)(is_long, pass, i, c);
-  NAME(store)(z, NAME(load)(z) + weight);
+/* Finishes vector c of row i. */
+INLINE void NAME(weigh_key)(const bool is_long, struct NAME(pass) * pass, int64_t i, int64_t c, INTS *top, VEC *z) {
+  VEC weight = NAME(key_weight)(is_long, pass, i, c, top);
+  *z += weight;
   NAME(store)(pass->features + (pass->at + i) * pass->row + c * LANES, weight);
 }
 
-INLINE void NAME(weigh_query)(const bool is_long, const int n_vectors, struct NAME(pass) *pass, int64_t i, int c) {
+INLINE void NAME(weigh_query)(const int n_vectors, const bool is_long, struct NAME(pass) * pass, int64_t i, int64_t c,
+                              INTS *highest) {
   (void)n_vectors;
-  NAME(store)(pass->features + (pass->at + i) * pass->row + c * LANES, NAME(query_weight)(is_long, pass, i, c));
+  VEC weight = NAME(query_weight)(is_long, pass, i, c, highest);
+  NAME(store)(pass->features + (pass->at + i) * pass->row + c * LANES, weight);
 }
 
 /* Keys or queries to be multiplied with W, and elements from one to the next. */
-static const FACTOR *NAME(token_factors)(const struct kernel_job *job, const struct NAME(tokens) *tokens,
-                                         const struct NAME(scratch) *scratch) {
+static const FACTOR *NAME(token_factors)(const struct kernel_job *job, const struct NAME(tokens) * tokens,
+                                         const struct NAME(scratch) * scratch) {
   (void)job;
   (void)scratch;
   return tokens->x;
 }
 
-static int64_t NAME(token_row)(const struct NAME(tokens) *tokens, const struct NAME(scratch) *scratch) {
+static int64_t NAME(token_row)(const struct NAME(tokens) * tokens, const struct NAME(scratch) * scratch) {
   (void)scratch;
   return tokens->stride;
 }
 
 /* Values [begin, begin + n) at their scale, padded with zeros to vectors. */
 static void NAME(pack_values)(const struct kernel_job *job, const struct kernel_keys *keys, int64_t begin, int64_t n,
-                              const struct NAME(scratch) *scratch) {
+                              const struct NAME(scratch) * scratch) {
   int64_t width = job->shape->value_width, whole = width / LANES * LANES;
   const REAL *scale = keys->v_scale;
   for (int64_t j = 0; j < n; j++) {
@@ -47,27 +49,25 @@ static void NAME(scale_factors)(FACTOR *x, int64_t n, REAL factor) {
 
 /* The state as it is. */
 static const FACTOR *NAME(state_factors)(const struct kernel_job *job, const struct kernel_sum *state,
-                                         const struct NAME(scratch) *scratch) {
+                                         const struct NAME(scratch) * scratch) {
   (void)job;
   (void)scratch;
   return state->s;
 }
 
-/* The state's rows at the exponents `base` of the tile. */
-static void NAME(move_rows)(const struct kernel_job *job, const struct kernel_sum *state,
-                            const struct NAME(scratch) *scratch) {
-  int64_t stride = job->shape->s_stride;
-  const REAL *s = state->s;
-  for (int64_t r = 0; r < job->shape->features; r++) {
-    VEC by = NAME(splat)(NAME(power_of_two)(state->exponent[r] - scratch->base[r]));
-    for (int64_t e = 0; e < stride; e += LANES) {
-      NAME(store)(scratch->state_s + r * stride + e, NAME(load)(s + r * stride + e) * by);
+/* state_s = state + sum at the exponents `base` of the tile. */
+INLINE void NAME(move_rows)(const bool has_state, const bool has_sum, const struct kernel_shape *shape,
+                            const struct kernel_sum *state, const struct kernel_sum *sum,
+                            const struct NAME(scratch) * scratch) {
+  for (int64_t r = 0; r < shape->features; r++) {
+    for (int64_t at = r * shape->s_stride; at < (r + 1) * shape->s_stride; at += LANES) {
+      NAME(store)(scratch->state_s + at, NAME(moved)(has_state, has_sum, state, sum, scratch, r, at));
     }
   }
 }
 
 /* total[i] = the product of each of ROWS queries with state_z. */
-static void NAME(normalisers)(int64_t first, const struct NAME(scratch) *scratch, REAL total[ROWS]) {
+static void NAME(normalisers)(int64_t first, const struct NAME(scratch) * scratch, REAL total[ROWS]) {
   VEC sum[ROWS];
   UNROLL for (int i = 0; i < ROWS; i++) sum[i] = NAME(splat)(0);
   for (int64_t r = 0; r < scratch->m_row; r += LANES) {
@@ -80,7 +80,7 @@ static void NAME(normalisers)(int64_t first, const struct NAME(scratch) *scratch
 }
 
 /* key_columns[r][j] = key[j][r]. */
-static void NAME(transpose_keys)(int64_t n, const struct NAME(scratch) *scratch) {
+static void NAME(transpose_keys)(int64_t n, const struct NAME(scratch) * scratch) {
   for (int64_t j = 0; j < n; j += LANES) {
     for (int64_t r = 0; r < scratch->m_row; r += LANES) {
       VEC square[LANES];
@@ -93,7 +93,7 @@ static void NAME(transpose_keys)(int64_t n, const struct NAME(scratch) *scratch)
 
 /* Weights of keys [at, at + n_vectors vectors) for queries [first, first + ROWS), to scratch->pair. */
 INLINE void NAME(keep_weights)(const int n_vectors, int64_t first, int64_t at, VEC weights[ROWS][COLUMNS],
-                               const struct NAME(scratch) *scratch) {
+                               const struct NAME(scratch) * scratch) {
   (void)first;
   UNROLL for (int i = 0; i < ROWS; i++) {
     UNROLL for (int c = 0; c < n_vectors; c++) {
@@ -103,7 +103,7 @@ INLINE void NAME(keep_weights)(const int n_vectors, int64_t first, int64_t at, V
 }
 
 /* The sum of weights of keys 0 .. i for each query i of ROWS. */
-static void NAME(pair_totals)(int64_t first, const struct NAME(scratch) *scratch, REAL total[ROWS]) {
+static void NAME(pair_totals)(int64_t first, const struct NAME(scratch) * scratch, REAL total[ROWS]) {
   for (int i = 0; i < ROWS; i++) {
     VEC sum = NAME(splat)(0);
     for (int64_t j = 0; j <= first + i; j += LANES) {
@@ -114,7 +114,7 @@ static void NAME(pair_totals)(int64_t first, const struct NAME(scratch) *scratch
 }
 
 /* sum += weights times values of keys 0 .. i, columns [at, at + n_vectors vectors), for each query i of ROWS. */
-INLINE void NAME(weigh_values)(const int n_vectors, int64_t first, int64_t at, const struct NAME(scratch) *scratch,
+INLINE void NAME(weigh_values)(const int n_vectors, int64_t first, int64_t at, const struct NAME(scratch) * scratch,
                                VEC sum[ROWS][COLUMNS]) {
   const FACTOR *row[ROWS], *value = scratch->value + at;
   UNROLL for (int i = 0; i < ROWS; i++) row[i] = scratch->pair + i * COLUMN_ROW;

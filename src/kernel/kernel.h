@@ -7,7 +7,8 @@
  *   u_r = w'_r . x,   h = |x|^2 scale / (2 ln 2),   log2 of the feature's weight: l_r = u_r - h (the factor M^-1/2
  * cancels in every output). The half norm is split, h = H + eta with H = rint(h), and then
  *   n_r = rint(u_r - eta) - H,   f_r = (u_r - eta) - rint(u_r - eta),   phi_r = 2^f_r 2^n_r,   |f_r| <= 1/2,
- * so that the largest rounding error is one of u_r, and every change of scale is by an exact power of two. A query's
+ * so that the largest rounding error is one of u_r, and every change of scale is by an exact power of two. (A kernel
+ * may cut elsewhere, with -1/2 <= f_r <= 1, as long as integers are exact.) A query's
  * half norm cancels in its output and is left out: H = eta = 0.
  *
  * A sum holds keys of one run, or a state rounded for reading: row r, column e stand for s[r][e] 2^(exponent[r] +
@@ -85,10 +86,11 @@ struct kernel_ops {
   void (*absorb)(const struct kernel_job *job, const struct kernel_keys *keys, struct kernel_sum *sum);
   /* out_i = Q'_i S / Q'_i z from a filled state. */
   void (*emit)(const struct kernel_job *job, const struct kernel_queries *queries, const struct kernel_sum *state);
-  /* out_i from the state before the tile and the tile's keys j <= i, queries and keys being the same tokens; then
-   * sum += keys. state may be empty; its shift and the sum's are those of v_scale. Lost rows are left unwritten. */
+  /* out_i from the keys before the tile, of which the state holds some and the sum the others, and the tile's keys
+   * j <= i, queries and keys being the same tokens; then sum += keys. Either may be empty; their shifts are those of
+   * v_scale. Lost rows are left unwritten; `before`, memory for a sum, holds state + sum of before the tile then. */
   void (*causal)(const struct kernel_job *job, const struct kernel_keys *keys, const struct kernel_queries *queries,
-                 const struct kernel_sum *state, struct kernel_sum *sum);
+                 const struct kernel_sum *state, struct kernel_sum *sum, struct kernel_sum *before);
 };
 
 struct kernel {
@@ -111,7 +113,7 @@ static inline bool kernel_is_lost(double intra, int64_t intra_exponent, bool has
 
 extern const struct kernel kernel_reference;
 extern const struct kernel kernel_blas;
-extern const struct kernel kernel_avx512, kernel_avx512bf16; /* on x86-64 */
+extern const struct kernel kernel_avx512, kernel_avx512bf16, kernel_avx2; /* on x86-64 */
 
 /* The kernels of this build, best first; NULL past the last. */
 const struct kernel *kernel_at(int index);

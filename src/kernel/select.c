@@ -7,7 +7,7 @@
 
 static const struct kernel *const kernels[] = {
 #if defined(__x86_64__)
-    &kernel_avx512, &kernel_avx512bf16,
+    &kernel_avx512, &kernel_avx512bf16, &kernel_avx2,
 #endif
     &kernel_blas, &kernel_reference};
 enum { N_KERNELS = sizeof kernels / sizeof kernels[0] };
@@ -31,11 +31,6 @@ const char *favor_kernel_name(int index) {
 bool favor_kernel_is_supported(int index) {
   const struct kernel *kernel = kernel_at(index);
   return kernel && kernel->is_supported();
-}
-
-bool favor_kernel_has_precision(int index, enum favor_precision precision) {
-  const struct kernel *kernel = kernel_at(index);
-  return kernel && (int)precision >= 0 && (int)precision < KERNEL_N_PRECISIONS && kernel->real[precision].absorb;
 }
 
 const char *favor_blas_description(void) { return kernel_blas_description(); }

@@ -25,6 +25,8 @@ static inline REAL NAME(power_of_two)(int32_t n) {
 /* Exponents differ by less than 2^31 (plan checks the sizes that enter); the lowest is as good as minus infinity. */
 static inline int32_t NAME(step_down)(int32_t from, int32_t to) { return from < to ? from - to : 0; }
 
+#include "kernel/join.h"
+
 struct NAME(scratch) {
   REAL *x, *v;                                /* [TILE][D], [TILE][E]: a tile that needs padding or scaling */
   REAL *key, *query;                          /* [TILE][M]: 2^f */
@@ -348,15 +350,17 @@ static void NAME(causal_head)(const struct kernel_job *job, const struct NAME(sc
 }
 
 static void NAME(causal)(const struct kernel_job *job, const struct kernel_keys *keys,
-                         const struct kernel_queries *queries, const struct kernel_sum *state, struct kernel_sum *sum) {
+                         const struct kernel_queries *queries, const struct kernel_sum *state, struct kernel_sum *sum,
+                         struct kernel_sum *before) {
   struct NAME(scratch) scratch;
   NAME(carve)(job->shape, job->scratch, &scratch);
+  NAME(join_sums)(job->shape, state, sum, before);
   NAME(features)
   (job, keys->n, keys->k, keys->k_stride, keys->half_norm, scratch.x, scratch.key, scratch.key_n, scratch.key_top);
   NAME(at_own_exponent)(keys->n, job->shape->features, scratch.key, scratch.key_n, scratch.key_top, scratch.key_tile);
   int64_t v_stride;
   const REAL *v = NAME(values)(job, keys, scratch.v, &v_stride);
-  for (int64_t h = 0; h < queries->n_heads; h++) NAME(causal_head)(job, &scratch, queries, h, v, v_stride, state);
+  for (int64_t h = 0; h < queries->n_heads; h++) NAME(causal_head)(job, &scratch, queries, h, v, v_stride, before);
   NAME(accumulate)(job->shape, &scratch, keys->n, v, v_stride, sum);
 }
 

@@ -36,6 +36,9 @@ void favor_plan_info(const struct favor_plan *plan, struct favor_plan_info *info
       .grid_heads = plan->grid.heads,
       .grid_tokens = plan->grid.tokens,
       .threads = plan->threads,
+      .cores = binding_cores(plan->binding),
+      .is_bound = binding_is_partial(plan->binding),
+      .binding = binding_name(plan->binding),
       .tile_tokens = plan->engine.kernel->tile_tokens,
       .run_tokens = plan->tokens.run_tokens,
       .block_tokens = plan->schedule.block_tokens,
@@ -49,10 +52,12 @@ void favor_plan_describe(const struct favor_plan *plan, char *text, size_t size)
   struct favor_plan_info info;
   favor_plan_info(plan, &info);
   snprintf(text, size,
-           "kernel %s, %d threads a rank, grid %lldx%lld heads by tokens (%s), scan %s, runs of %lld tokens, blocks of "
+           "kernel %s, %d threads a rank (binding: %s), grid %lldx%lld heads by tokens (%s), scan %s, runs of %lld "
+           "tokens, blocks of "
            "%lld, %zu bytes of state, %zu bytes of memory",
-           info.kernel, info.threads, (long long)info.grid_heads, (long long)info.grid_tokens, plan->grid.reason,
-           info.scan, (long long)info.run_tokens, (long long)info.block_tokens, info.state_bytes, info.memory_bytes);
+           info.kernel, info.threads, info.binding, (long long)info.grid_heads, (long long)info.grid_tokens,
+           plan->grid.reason, info.scan, (long long)info.run_tokens, (long long)info.block_tokens, info.state_bytes,
+           info.memory_bytes);
 }
 
 const void *favor_plan_projection(const struct favor_plan *plan) { return plan->stored_projection; }

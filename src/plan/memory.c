@@ -29,6 +29,12 @@ static int64_t count_chunks(const struct favor_plan *plan) {
   return (plan->threads + n_units(plan) - 1) / n_units(plan);
 }
 
+/* A worker and the memory behind it. */
+static size_t worker_head_bytes(void) { return (sizeof(struct worker) + 63) / 64 * 64; }
+static size_t worker_whole_bytes(const struct favor_plan *plan) {
+  return worker_head_bytes() + worker_bytes(&plan->engine);
+}
+
 size_t plan_token_bytes(const struct favor_plan *plan) {
   const struct kernel_shape *shape = &plan->engine.shape;
   int64_t heads = n_units(plan) * (plan->engine.heads_per_key + 1);
@@ -43,7 +49,7 @@ size_t plan_fixed_bytes(const struct favor_plan *plan) {
     n_states += has_received(plan, parity) + 2 * has_slot(plan, SLOT_SPAN_0 + parity);
   }
   m_d *= (size_t)plan->engine.shape.key_width * (size_t)plan->n_projections;
-  return n_states * plan->unit_bytes * (size_t)n_units(plan) + (size_t)plan->threads * worker_bytes(&plan->engine) +
+  return n_states * plan->unit_bytes * (size_t)n_units(plan) + (size_t)plan->threads * worker_whole_bytes(plan) +
          m_d * (sizeof(double) + 2 * plan->engine.real_bytes);
 }
 
@@ -73,24 +79,30 @@ static void *states(struct favor_plan *plan, int64_t count) {
   return rows;
 }
 
-/* Each thread touches its own. */
+/* Where the team is whole each thread touches its own memory first, and so has it near; a smaller team makes them all
+ * the same. */
 static void allocate_workers(struct favor_plan *plan) {
   plan->workers = memory_zeroed((size_t)plan->threads, sizeof *plan->workers);
-  plan->worker_memory = memory_zeroed((size_t)plan->threads, sizeof *plan->worker_memory);
-  if (!plan->workers || !plan->worker_memory) {
+  plan->parts = memory_zeroed((size_t)plan->threads, sizeof *plan->parts);
+  if (!plan->workers || !plan->parts) {
     dist_fail(plan->context, FAVOR_ENOMEM, "no memory for %d threads", plan->threads);
     return;
   }
-  size_t bytes = worker_bytes(&plan->engine);
-  /* Each thread its own, where the team is whole; a smaller team makes them all the same. */
-#pragma omp parallel for num_threads(plan->threads) schedule(static, 1)
-  for (int thread = 0; thread < plan->threads; thread++) {
-    plan->worker_memory[thread] = memory_zeroed(1, bytes);
-    if (plan->worker_memory[thread]) {
-      worker_place(&plan->engine, plan->worker_memory[thread], &plan->workers[thread]);
-    } else {
-      dist_fail(plan->context, FAVOR_ENOMEM, "no memory for a thread's scratch (%zu bytes)", bytes);
+  size_t bytes = worker_whole_bytes(plan);
+#pragma omp parallel num_threads(plan->threads)
+  {
+    binding_enter(plan->binding);
+#pragma omp for schedule(static, 1)
+    for (int thread = 0; thread < plan->threads; thread++) {
+      struct worker *worker = memory_zeroed(1, bytes);
+      plan->workers[thread] = worker;
+      if (worker) {
+        worker_place(&plan->engine, (char *)worker + worker_head_bytes(), worker);
+      } else {
+        dist_fail(plan->context, FAVOR_ENOMEM, "no memory for a thread's scratch (%zu bytes)", bytes);
+      }
     }
+    binding_leave(plan->binding);
   }
 }
 
@@ -103,9 +115,9 @@ void plan_allocate(struct favor_plan *plan) {
   }
   plan->n_chunks = count_chunks(plan);
   if (plan->n_chunks > 0) plan->chunk_rows = states(plan, plan->n_chunks);
-  plan->locks = memory_zeroed((size_t)n_units(plan), sizeof *plan->locks);
+  plan->locks = memory_zeroed((size_t)(n_units(plan) * PLAN_SLICES), sizeof *plan->locks);
   if (plan->locks) {
-    for (int64_t unit = 0; unit < n_units(plan); unit++) omp_init_lock(&plan->locks[unit]);
+    for (int64_t i = 0; i < n_units(plan) * PLAN_SLICES; i++) omp_init_lock(&plan->locks[i]);
   } else {
     dist_fail(plan->context, FAVOR_ENOMEM, "no memory for locks");
   }
@@ -125,12 +137,13 @@ void plan_free(struct favor_plan *plan) {
   for (int parity = 0; parity < 2; parity++) free(plan->received[parity]);
   free(plan->chunk_rows);
   if (plan->locks) {
-    for (int64_t unit = 0; unit < n_units(plan); unit++) omp_destroy_lock(&plan->locks[unit]);
+    for (int64_t i = 0; i < n_units(plan) * PLAN_SLICES; i++) omp_destroy_lock(&plan->locks[i]);
   }
   free(plan->locks);
-  for (int thread = 0; plan->worker_memory && thread < plan->threads; thread++) free(plan->worker_memory[thread]);
-  free(plan->worker_memory);
+  for (int thread = 0; plan->workers && thread < plan->threads; thread++) free(plan->workers[thread]);
   free(plan->workers);
+  free(plan->parts);
+  binding_destroy(plan->binding);
   free(plan->schedule.steps);
   free(plan->offsets);
   free(plan->projection);

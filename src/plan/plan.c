@@ -6,26 +6,11 @@
 #include <string.h>
 
 #include "base/memory.h"
-#include "dist/node.h"
 #include "feature/projection.h"
 #include "plan/memory.h"
 
 /* Rows longer than this, times the longest token allowed, would leave the range of exponents. */
 #define LONGEST_PROJECTION_ROW 0x1p16
-
-/* More only wait for each other, or cannot be had at all. */
-enum { MOST_THREADS_A_CORE = 16 };
-
-static int choose_threads(struct favor_context *context, int asked) {
-  int cores = 1;
-  dist_node_cores(context, &cores);
-  if (asked > MOST_THREADS_A_CORE * cores) {
-    dist_fail(context, FAVOR_EUSAGE, "%d threads on rank %d are too many for its share of cores, %d; at most %d a core",
-              asked, context->rank, cores, MOST_THREADS_A_CORE);
-  }
-  if (asked > 0) return asked;
-  return getenv("OMP_NUM_THREADS") ? omp_get_max_threads() : cores;
-}
 
 /* Copies what the problem points to, and fills in its defaults. */
 static void copy_problem(struct favor_plan *plan, const struct favor_problem *problem) {
@@ -192,7 +177,8 @@ static enum favor_status create(struct favor_plan *plan, const struct favor_prob
   if (status != FAVOR_OK) return status;
   dist_broadcast(context, plan->projection,
                  (size_t)(plan->n_projections * problem->features * problem->key_width) * sizeof(double));
-  plan->threads = choose_threads(context, problem->threads);
+  plan->binding = binding_create(context, problem->threads);
+  plan->threads = plan->binding ? binding_threads(plan->binding) : 1;
   choose_grid(plan);
   plan_choose_block(plan);
   status = dist_agree(context, DIST_SITE_PLAN_MEMORY, 0, "");

@@ -9,11 +9,21 @@
 #include "core/attend.h"
 #include "dist/agree.h"
 #include "dist/group.h"
+#include "plan/binding.h"
 #include "plan/cost.h"
 #include "plan/schedule.h"
 #include "plan/tokens.h"
 
 enum { N_SLOTS = SLOT_WAITING + 1 };
+
+/* Threads that merge states take turns at slices of the rows. */
+enum { PLAN_SLICES = 16 };
+
+/* What is left of a thread's part of a step; others may take from it. On a cache line of its own. */
+struct part {
+  _Alignas(64) _Atomic int64_t next;
+  int64_t end;
+};
 
 struct favor_plan {
   struct favor_context *context;
@@ -21,6 +31,7 @@ struct favor_plan {
   struct engine engine;
   struct grid grid;
   int threads;
+  struct binding *binding; /* of the threads */
 
   int64_t *offsets; /* [n_segments + 1] */
   struct tokens tokens;
@@ -39,16 +50,17 @@ struct favor_plan {
   void *received[2]; /* what the scan of span 0, 1 gives */
   void *chunk_rows;  /* [n_chunks][units]: causal, when threads share a head */
   int64_t n_chunks;
-  omp_lock_t *locks; /* [units] */
+  omp_lock_t *locks; /* [units][PLAN_SLICES]: of a slice of a unit's rows */
   struct dist_group *groups[2];
-  struct worker *workers; /* [threads] */
-  void **worker_memory;   /* [threads] */
+  struct worker **workers; /* [threads], each the head of memory that its thread touched first */
+  struct part *parts;      /* [threads] */
   size_t memory_bytes;
 
   /* Of the run. */
   struct refusal refusal;    /* the first in order of tokens; head and token are global */
   enum favor_status outcome; /* agreed in the middle of the run */
   bool is_combining;
+  _Atomic int64_t next_item; /* of short segments */
   int64_t bytes_sent_before;
   struct favor_plan_times times;
 };

@@ -1,5 +1,11 @@
-/* How threads share a step: by heads and runs of tokens, or by whole short segments. */
+/* How threads share a step: by heads and runs of tokens, or by whole short segments.
+ *
+ * A step is one parallel region. The functions below that speak of the team are called by all of its threads alike, and
+ * return when all are done. */
 #include "plan/execute.h"
+
+#include <stdatomic.h>
+#include <string.h>
 
 /* One head's piece of a segment. */
 struct work {
@@ -53,12 +59,13 @@ static void refuse(const struct work *work, struct refusal refusal) {
   }
 }
 
-static struct worker *own_worker(struct favor_plan *plan) { return &plan->workers[omp_get_thread_num()]; }
+static struct worker *own_worker(struct favor_plan *plan) { return plan->workers[omp_get_thread_num()]; }
 
-static void absorb(const struct work *work, omp_lock_t *lock, void *rows) {
+/* Into rows that no other thread uses meanwhile. */
+static void absorb(const struct work *work, void *rows) {
   struct piece_keys keys = keys_of(work);
   struct refusal refusal;
-  if (!attend_absorb(&work->plan->engine, own_worker(work->plan), plan_weights(work->plan, work->unit), &keys, lock,
+  if (!attend_absorb(&work->plan->engine, own_worker(work->plan), plan_weights(work->plan, work->unit), &keys, NULL,
                      rows, &refusal)) {
     refuse(work, refusal);
   }
@@ -86,14 +93,6 @@ static void causal(const struct work *work, void *rows) {
 
 static int64_t n_units(const struct favor_plan *plan) { return range_count(plan->units); }
 
-/* Pieces of whole runs, a few for each thread. */
-static int64_t piece_tokens(const struct favor_plan *plan, struct range range) {
-  int64_t run = plan->tokens.run_tokens, n_runs = (range_count(range) + run - 1) / run;
-  int64_t wanted = 4 * (int64_t)plan->threads, pieces_a_head = (wanted + n_units(plan) - 1) / n_units(plan);
-  int64_t runs = (n_runs + pieces_a_head - 1) / pieces_a_head;
-  return (runs < 1 ? 1 : runs) * run;
-}
-
 static struct range piece_at(struct range range, int64_t piece, int64_t index) {
   struct range at = {range.begin + index * piece, range.begin + (index + 1) * piece};
   if (at.end > range.end) at.end = range.end;
@@ -102,24 +101,141 @@ static struct range piece_at(struct range range, int64_t piece, int64_t index) {
 
 static int64_t count_pieces(struct range range, int64_t piece) { return (range_count(range) + piece - 1) / piece; }
 
-static void absorb_range(struct favor_plan *plan, const struct step_arrays *arrays, struct range range, void *rows) {
-  int64_t piece = piece_tokens(plan, range), n_pieces = count_pieces(range, piece);
-#pragma omp parallel for num_threads(plan->threads) schedule(dynamic)
-  for (int64_t item = 0; item < n_pieces * n_units(plan); item++) {
-    struct work work = {plan, arrays, item / n_pieces, piece_at(range, piece, item % n_pieces)};
-    absorb(&work, &plan->locks[work.unit], plan_unit_rows(plan, rows, work.unit));
+/* ---- drawing: each thread takes items from its own part first, then from what others have left ---- */
+
+/* By the team, before it draws: the items are cut into a part a thread. */
+static void begin_drawing(struct favor_plan *plan, int64_t n_items) {
+  int64_t thread = omp_get_thread_num(), threads = omp_get_num_threads();
+  struct part *part = &plan->parts[thread];
+  part->next = n_items * thread / threads;
+  part->end = n_items * (thread + 1) / threads;
+#pragma omp barrier
+}
+
+/* Some of what is left of a part: less and less, down to one, so that threads that became slow do not keep others
+ * waiting; all of it where nobody else draws. */
+static bool draw_of(struct part *part, struct range *drawn) {
+  int64_t begin = atomic_load(&part->next), count;
+  do {
+    int64_t left = part->end - begin;
+    if (left <= 0) return false;
+    count = omp_get_num_threads() == 1 ? left : (left + 3) / 4;
+  } while (!atomic_compare_exchange_weak(&part->next, &begin, begin + count));
+  *drawn = (struct range){begin, begin + count};
+  return true;
+}
+
+static bool draw(struct favor_plan *plan, struct range *drawn) {
+  int thread = omp_get_thread_num(), threads = omp_get_num_threads();
+  for (int i = 0; i < threads; i++) {
+    if (draw_of(&plan->parts[(thread + i) % threads], drawn)) return true;
+  }
+  return false;
+}
+
+/* ---- keys into states ---- */
+
+/* into += from, of the rows of one slice. What goes into an empty row is copied, several times faster than added. */
+static void merge_slice(const struct favor_plan *plan, const void *from, void *into, int64_t slice) {
+  int64_t features = plan->engine.shape.features;
+  int64_t begin = features * slice / PLAN_SLICES, end = features * (slice + 1) / PLAN_SLICES;
+  for (int64_t r = begin; r < end; r++) {
+    const struct binned_row *from_row = binned_row_at_const(from, plan->engine.row_bytes, r);
+    struct binned_row *into_row = binned_row_at(into, plan->engine.row_bytes, r);
+    if (into_row->exponent == BINNED_NONE) {
+      memcpy(into_row, from_row, plan->engine.row_bytes);
+    } else {
+      binned_merge(from_row, into_row, 1);
+    }
   }
 }
 
-static void emit_range(struct favor_plan *plan, const struct step_arrays *arrays, struct range range, void *rows) {
-  int64_t piece = piece_tokens(plan, range), n_pieces = count_pieces(range, piece);
-#pragma omp parallel for num_threads(plan->threads) schedule(dynamic)
-  for (int64_t item = 0; item < n_pieces * n_units(plan); item++) {
-    struct work work = {plan, arrays, item / n_pieces, piece_at(range, piece, item % n_pieces)};
-    struct worker *worker = own_worker(plan);
-    state_view(&plan->engine, plan_unit_rows(plan, rows, work.unit), worker->row, &worker->view);
-    emit(&work);
+/* What a range's keys go into: it is cut into pieces, and each piece of each unit has a state. */
+struct targets {
+  struct range range;
+  int64_t piece, n_pieces; /* piece: tokens, whole runs */
+  void *rows;              /* [n_pieces][units] */
+};
+
+static void *target_rows(const struct favor_plan *plan, const struct targets *targets, int64_t target) {
+  int64_t unit = target / targets->n_pieces, piece = target % targets->n_pieces;
+  return plan_unit_rows(plan, targets->rows, piece * n_units(plan) + unit);
+}
+
+/* Brings what this thread absorbed apart to where it belongs. Each thread starts at another slice. */
+static void settle(struct favor_plan *plan, const struct targets *targets, int64_t target) {
+  omp_lock_t *locks = &plan->locks[target / targets->n_pieces * PLAN_SLICES];
+  for (int i = 0; i < PLAN_SLICES; i++) {
+    int slice = (omp_get_thread_num() + i) % PLAN_SLICES;
+    omp_set_lock(&locks[slice]);
+    merge_slice(plan, own_worker(plan)->rows, target_rows(plan, targets, target), slice);
+    omp_unset_lock(&locks[slice]);
   }
+}
+
+/* Absorbs the drawn runs, counted through all units. A target's runs that others absorb too go into the worker's own
+ * state, for a state that threads deposit into by turns would move from cache to cache with every run. *apart: the
+ * target whose runs that state holds, -1 for none. */
+static void absorb_drawn(struct favor_plan *plan, const struct step_arrays *arrays, const struct targets *targets,
+                         struct range drawn, int64_t *apart) {
+  int64_t run = plan->tokens.run_tokens, n_runs = count_pieces(targets->range, run), piece_runs = targets->piece / run;
+  for (int64_t i = drawn.begin, end; i < drawn.end; i = end) {
+    int64_t unit = i / n_runs, piece = i % n_runs / piece_runs, target = unit * targets->n_pieces + piece;
+    int64_t first = unit * n_runs + piece * piece_runs, last = first + piece_runs;
+    if (last > (unit + 1) * n_runs) last = (unit + 1) * n_runs;
+    end = last < drawn.end ? last : drawn.end;
+    struct work work = {plan, arrays, unit, {targets->range.begin + i % n_runs * run, 0}};
+    work.range.end = work.range.begin + (end - i) * run;
+    if (work.range.end > targets->range.end) work.range.end = targets->range.end;
+    if (i == first && end == last) {
+      absorb(&work, target_rows(plan, targets, target));
+      continue;
+    }
+    if (target != *apart) {
+      if (*apart >= 0) settle(plan, targets, *apart);
+      state_clear(&plan->engine, own_worker(plan)->rows);
+      *apart = target;
+    }
+    absorb(&work, own_worker(plan)->rows);
+  }
+}
+
+/* By the team. */
+static void absorb_targets(struct favor_plan *plan, const struct step_arrays *arrays, const struct targets *targets) {
+  int64_t n_runs = count_pieces(targets->range, plan->tokens.run_tokens), apart = -1;
+  struct range drawn;
+  begin_drawing(plan, n_runs * n_units(plan));
+  while (draw(plan, &drawn)) absorb_drawn(plan, arrays, targets, drawn, &apart);
+  if (apart >= 0) settle(plan, targets, apart);
+#pragma omp barrier
+}
+
+/* By the team. */
+static void absorb_range(struct favor_plan *plan, const struct step_arrays *arrays, struct range range, void *rows) {
+  int64_t run = plan->tokens.run_tokens, n_runs = count_pieces(range, run);
+  struct targets targets = {.range = range, .piece = n_runs * run, .n_pieces = 1, .rows = rows};
+  if (n_runs > 0) absorb_targets(plan, arrays, &targets);
+}
+
+/* By the team: tiles of outputs. */
+static void emit_range(struct favor_plan *plan, const struct step_arrays *arrays, struct range range, void *rows) {
+  int64_t tile = plan->engine.kernel->tile_tokens, n_tiles = count_pieces(range, tile), viewed = -1;
+  struct worker *worker = own_worker(plan);
+  struct range drawn;
+  begin_drawing(plan, n_tiles * n_units(plan));
+  while (draw(plan, &drawn)) {
+    for (int64_t i = drawn.begin, end; i < drawn.end; i = end) {
+      int64_t unit = i / n_tiles;
+      end = (unit + 1) * n_tiles < drawn.end ? (unit + 1) * n_tiles : drawn.end;
+      struct work work = {plan, arrays, unit, {range.begin + i % n_tiles * tile, 0}};
+      work.range.end = work.range.begin + (end - i) * tile;
+      if (work.range.end > range.end) work.range.end = range.end;
+      if (unit != viewed) state_view(&plan->engine, plan_unit_rows(plan, rows, unit), worker->row, &worker->view);
+      viewed = unit;
+      emit(&work);
+    }
+  }
+#pragma omp barrier
 }
 
 /* ---- causal: when there are more threads than heads, a head is cut into chunks, as a shard is among ranks ---- */
@@ -128,30 +244,32 @@ static void *chunk_rows(const struct favor_plan *plan, int64_t chunk, int64_t un
   return plan_unit_rows(plan, plan->chunk_rows, chunk * n_units(plan) + unit);
 }
 
-/* Every chunk's own keys, then, in order, what stands before each: chunk_rows become prefixes. */
+/* By the team: every chunk's own keys, then, in order, what stands before each: chunk_rows become prefixes. */
 static void find_chunk_prefixes(struct favor_plan *plan, const struct step_arrays *arrays, struct range range,
                                 int64_t piece, int64_t n_chunks, void *rows) {
-  int64_t run = plan->tokens.run_tokens, runs_a_chunk = piece / run;
+#pragma omp for
   for (int64_t i = 0; i < n_chunks * n_units(plan); i++) state_clear(&plan->engine, chunk_rows(plan, 0, i));
-#pragma omp parallel for num_threads(plan->threads) schedule(dynamic)
-  for (int64_t item = 0; item < (n_chunks - 1) * runs_a_chunk * n_units(plan); item++) {
-    int64_t unit = item / ((n_chunks - 1) * runs_a_chunk), run_index = item % ((n_chunks - 1) * runs_a_chunk);
-    struct work work = {plan, arrays, unit, piece_at(range, run, run_index)};
-    absorb(&work, &plan->locks[unit], chunk_rows(plan, run_index / runs_a_chunk + 1, unit));
-  }
-  for (int64_t unit = 0; unit < n_units(plan); unit++) {
-    binned_merge(plan_unit_rows(plan, rows, unit), chunk_rows(plan, 0, unit), plan->engine.shape.features);
+  struct targets targets = {.range = {range.begin, range.begin + (n_chunks - 1) * piece},
+                            .piece = piece,
+                            .n_pieces = n_chunks - 1,
+                            .rows = chunk_rows(plan, 1, 0)};
+  absorb_targets(plan, arrays, &targets);
+#pragma omp for
+  for (int64_t item = 0; item < n_units(plan) * PLAN_SLICES; item++) {
+    int64_t unit = item / PLAN_SLICES, slice = item % PLAN_SLICES;
+    merge_slice(plan, plan_unit_rows(plan, rows, unit), chunk_rows(plan, 0, unit), slice);
     for (int64_t chunk = 1; chunk < n_chunks; chunk++) {
-      binned_merge(chunk_rows(plan, chunk - 1, unit), chunk_rows(plan, chunk, unit), plan->engine.shape.features);
+      merge_slice(plan, chunk_rows(plan, chunk - 1, unit), chunk_rows(plan, chunk, unit), slice);
     }
   }
 }
 
+/* By the team. */
 static void causal_range(struct favor_plan *plan, const struct step_arrays *arrays, struct range range, void *rows) {
   int64_t run = plan->tokens.run_tokens, n_runs = count_pieces(range, run);
   int64_t n_chunks = plan->n_chunks < n_runs ? plan->n_chunks : n_runs;
   if (n_chunks < 2) {
-#pragma omp parallel for num_threads(plan->threads) schedule(dynamic)
+#pragma omp for schedule(dynamic)
     for (int64_t unit = 0; unit < n_units(plan); unit++) {
       struct work work = {plan, arrays, unit, range};
       causal(&work, plan_unit_rows(plan, rows, unit));
@@ -161,11 +279,12 @@ static void causal_range(struct favor_plan *plan, const struct step_arrays *arra
   int64_t piece = (n_runs + n_chunks - 1) / n_chunks * run;
   n_chunks = count_pieces(range, piece);
   find_chunk_prefixes(plan, arrays, range, piece, n_chunks, rows);
-#pragma omp parallel for num_threads(plan->threads) schedule(dynamic)
+#pragma omp for schedule(dynamic)
   for (int64_t item = 0; item < n_chunks * n_units(plan); item++) {
     struct work work = {plan, arrays, item / n_chunks, piece_at(range, piece, item % n_chunks)};
     causal(&work, chunk_rows(plan, item % n_chunks, work.unit));
   }
+#pragma omp for
   for (int64_t unit = 0; unit < n_units(plan); unit++) {
     state_clear(&plan->engine, plan_unit_rows(plan, rows, unit));
     binned_merge(chunk_rows(plan, n_chunks - 1, unit), plan_unit_rows(plan, rows, unit), plan->engine.shape.features);
@@ -174,13 +293,19 @@ static void causal_range(struct favor_plan *plan, const struct step_arrays *arra
 
 /* ---- segments ---- */
 
+/* By the team. */
 static void clear_rows(const struct favor_plan *plan, void *rows) {
+#pragma omp for
   for (int64_t unit = 0; unit < n_units(plan); unit++) state_clear(&plan->engine, plan_unit_rows(plan, rows, unit));
 }
 
-/* A segment, or a part of one, by all threads. */
+static bool is_segment_start(const struct favor_plan *plan, int64_t token) {
+  return tokens_segment(&plan->tokens, token).begin == token;
+}
+
+/* By the team: a segment, or a part of one. */
 static void attend_range(struct favor_plan *plan, const struct step_arrays *arrays, struct range range, void *rows) {
-  if (tokens_segment(&plan->tokens, range.begin).begin == range.begin) clear_rows(plan, rows);
+  if (is_segment_start(plan, range.begin)) clear_rows(plan, rows);
   if (plan->problem.is_causal) {
     causal_range(plan, arrays, range, rows);
     return;
@@ -198,48 +323,31 @@ static void attend_alone(const struct work *work) {
     causal(work, worker->rows);
     return;
   }
-  absorb(work, NULL, worker->rows);
+  absorb(work, worker->rows);
   state_view(&plan->engine, worker->rows, worker->row, &worker->view);
   if (!worker->view.kernel.is_empty) emit(work);
 }
 
-/* Many whole short segments: threads draw (segment, head) from a common counter. */
+/* By the team: many whole short segments, of which each thread draws one head of one at a time. */
 static void attend_short_segments(struct favor_plan *plan, const struct step_arrays *arrays, struct range range) {
-  int64_t next = 0;
-#pragma omp parallel num_threads(plan->threads)
-  {
-    int64_t item = 0; /* of the segment at hand, head 0 */
-    int64_t mine;
-#pragma omp atomic capture
-    mine = next++;
-    for (int64_t begin = range.begin; begin < range.end; item += n_units(plan)) {
-      struct range segment = {begin, tokens_segment(&plan->tokens, begin).end};
-      while (mine < item + n_units(plan)) {
-        struct work work = {plan, arrays, mine - item, segment};
-        attend_alone(&work);
-#pragma omp atomic capture
-        mine = next++;
-      }
-      begin = segment.end;
+  if (range_count(range) == 0) return;
+#pragma omp single
+  plan->next_item = 0;
+  int64_t item = 0; /* of the segment at hand, head 0 */
+  int64_t mine = atomic_fetch_add(&plan->next_item, 1);
+  for (int64_t begin = range.begin; begin < range.end; item += n_units(plan)) {
+    struct range segment = {begin, tokens_segment(&plan->tokens, begin).end};
+    for (; mine < item + n_units(plan); mine = atomic_fetch_add(&plan->next_item, 1)) {
+      struct work work = {plan, arrays, mine - item, segment};
+      attend_alone(&work);
     }
+    begin = segment.end;
   }
+#pragma omp barrier
 }
 
-void execute_absorb(struct favor_plan *plan, const struct step_arrays *arrays, struct range range, enum slot slot) {
-  if (n_units(plan) == 0) return;
-  bool is_start = tokens_segment(&plan->tokens, range.begin).begin == range.begin;
-  if (slot == SLOT_OWN && is_start) clear_rows(plan, plan->rows[slot]);
-  absorb_range(plan, arrays, range, plan->rows[slot]);
-}
-
-void execute_emit(struct favor_plan *plan, const struct step_arrays *arrays, struct range range, enum slot slot,
-                  bool has_keys) {
-  if (n_units(plan) == 0) return;
-  void *rows = plan->rows[slot];
-  if (!has_keys) {
-    emit_range(plan, arrays, range, rows);
-    return;
-  }
+/* By the team. */
+static void attend_segments(struct favor_plan *plan, const struct step_arrays *arrays, struct range range, void *rows) {
   int64_t short_tokens = 4 * plan->tokens.run_tokens * plan->threads;
   int64_t begin = range.begin, short_begin = range.begin;
   while (begin < range.end) {
@@ -253,5 +361,31 @@ void execute_emit(struct favor_plan *plan, const struct step_arrays *arrays, str
       short_begin = piece.end;
     }
     begin = piece.end;
+  }
+}
+
+void execute_absorb(struct favor_plan *plan, const struct step_arrays *arrays, struct range range, enum slot slot) {
+  if (n_units(plan) == 0) return;
+#pragma omp parallel num_threads(plan->threads)
+  {
+    binding_enter(plan->binding);
+    if (slot == SLOT_OWN && is_segment_start(plan, range.begin)) clear_rows(plan, plan->rows[slot]);
+    absorb_range(plan, arrays, range, plan->rows[slot]);
+    binding_leave(plan->binding);
+  }
+}
+
+void execute_emit(struct favor_plan *plan, const struct step_arrays *arrays, struct range range, enum slot slot,
+                  bool has_keys) {
+  if (n_units(plan) == 0) return;
+#pragma omp parallel num_threads(plan->threads)
+  {
+    binding_enter(plan->binding);
+    if (has_keys) {
+      attend_segments(plan, arrays, range, plan->rows[slot]);
+    } else {
+      emit_range(plan, arrays, range, plan->rows[slot]);
+    }
+    binding_leave(plan->binding);
   }
 }

@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernel/kernel.h"
+
 enum stream { STREAM_SHAPE = 1, STREAM_SEGMENTS, STREAM_Q, STREAM_K, STREAM_V };
 
 /* The most multiply-adds of a case, so that 40 of them take seconds. */
@@ -46,20 +48,18 @@ static int64_t pick(struct draws *draws, const int64_t *from, int n) { return fr
 
 /* ---- shapes ------------------------------------------------------------------------------------------------------ */
 
-static bool can_run(int kernel, enum favor_precision precision) {
-  return favor_kernel_is_supported(kernel) && favor_kernel_has_precision(kernel, precision);
+static bool can_run(int index, enum favor_precision precision) {
+  return kernel_find(favor_kernel_name(index), (int)precision) != NULL;
 }
 
-static int count_kernels(enum favor_precision precision) {
-  int n = 0;
+uint64_t case_count_kernels(enum favor_precision precision) {
+  uint64_t n = 0;
   for (int i = 0; favor_kernel_name(i) != NULL; i++) n += can_run(i, precision);
   return n;
 }
 
-bool case_has_precision(enum favor_precision precision) { return count_kernels(precision) > 0; }
-
 const char *case_kernel(uint64_t number, enum favor_precision precision) {
-  int index = 0, wanted = (int)(number % (uint64_t)count_kernels(precision));
+  int index = 0, wanted = (int)(number % case_count_kernels(precision));
   while (!can_run(index, precision) || wanted-- > 0) index++;
   return favor_kernel_name(index);
 }

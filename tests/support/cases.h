@@ -21,10 +21,9 @@ void case_draw(uint64_t number, struct test_case *c);
 /* Tokens and segments. run_tokens is favor_plan_info.run_tokens of the problem that case_draw left. */
 void case_set_tokens(struct test_case *c, int64_t run_tokens);
 
-/* One of the kernels that this machine can run in this precision; numbers in a row take turns. */
+/* How many kernels this machine can run in this precision, and one of them: numbers in a row take turns. */
+uint64_t case_count_kernels(enum favor_precision precision);
 const char *case_kernel(uint64_t number, enum favor_precision precision);
-/* Whether there is one. */
-bool case_has_precision(enum favor_precision precision);
 
 /* The relative error that bf16 may have where q and k have this spread. Rounding to 8 bits is an error of at most 2^-8,
  * and of 1.7e-3 in the mean square; the features of a query and a key, a value, and a row of the state (or a weight)
