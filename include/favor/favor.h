@@ -13,13 +13,16 @@
  *   favor_plan_destroy(&plan);
  *   favor_context_destroy(&context);
  *
- * Symbols: B batch, H query heads, G key heads, N tokens, D key width, E value width, M features. Query head h reads
- * key head floor(h G / H). Heads are counted flat over the batch: query head b H + h, key head b G + g.
+ * Symbols: B batch, H query heads, G key heads, N tokens, D key width, E value width, M directions w_r, the rows of the
+ * projection, R features, the rows of a state: M, or 2 M with FAVOR_MAP_HYPERBOLIC. Query head h reads key head
+ * floor(h G / H). Heads are counted flat over the batch: query head b H + h, key head b G + g.
  * Token ranges are half-open and global; sizes and indices are int64_t.
  *
  * The computed function (Choromanski et al., "Rethinking Attention with Performers", ICLR 2021, lemma 1):
  *
- *   x~ = sqrt(scale) x,  phi_r(x) = M^-1/2 exp(w_r . x~ - |x~|^2 / 2)
+ *   x~ = sqrt(scale) x,  u_r = w_r . x~,  g = |x~|^2 / 2
+ *   phi(x) = M^-1/2 exp(u - g)                          FAVOR_MAP_POSITIVE
+ *   phi(x) = (2M)^-1/2 [exp(u - g), exp(-u - g)]        FAVOR_MAP_HYPERBOLIC
  *   out_i = sum_j (phi(q_i) . phi(k_j)) v_j / sum_j (phi(q_i) . phi(k_j))
  *
  * with j over the tokens of i's segment (causal: those with j <= i).
@@ -89,7 +92,7 @@ FAVOR_API int favor_context_size(const struct favor_context *context);
 
 /* ---- problem ---------------------------------------------------------------------------------------------------- */
 
-enum favor_map { FAVOR_MAP_POSITIVE = 0 };
+enum favor_map { FAVOR_MAP_POSITIVE = 0, FAVOR_MAP_HYPERBOLIC };
 enum favor_projection { FAVOR_PROJECTION_ORTHOGONAL = 0, FAVOR_PROJECTION_GAUSSIAN };
 enum favor_row_norm { FAVOR_ROW_NORM_SQRT = 0, FAVOR_ROW_NORM_CHI };
 /* Of arrays and of products. BF16: arrays are float; the numbers that enter a product are rounded to bfloat16 (the
@@ -233,9 +236,10 @@ struct favor_plan_info {
                           own variables say */
   int64_t tile_tokens, run_tokens; /* a run is what is added to a state at once: shards and steps are whole runs */
   int64_t block_tokens;
+  int64_t state_rows;  /* R: features of a key head's state */
   size_t state_bytes;  /* one state of every key head of the problem */
   size_t memory_bytes; /* what the plan allocated on this rank */
-  double flops; /* 4 M (D + E) a token and query head over the whole problem; causal: without intra-tile products */
+  double flops; /* 4 (M D + R E) a token and query head over the whole problem; causal: without intra-tile products */
 };
 /* Local. */
 FAVOR_API void favor_plan_info(const struct favor_plan *plan, struct favor_plan_info *info);
@@ -269,7 +273,7 @@ FAVOR_API enum favor_status favor_plan_export_state(const struct favor_plan *pla
                                                     int64_t kv_head, void *bytes);
 
 /* Local: an exported state as numbers: S_re = s[r][e] 2^exponent[r], z_r = z[r] 2^exponent[r]. A row of no key has
- * exponent INT32_MIN and zeros. exponent [M], s [M][E], z [M]; owned by the caller. */
+ * exponent INT32_MIN and zeros. exponent [R], s [R][E], z [R]; owned by the caller. */
 FAVOR_API void favor_state_decode(const void *bytes, int32_t *exponent, double *s, double *z);
 
 /* ---- decoding: causal attention one token at a time ---------------------------------------------------------------

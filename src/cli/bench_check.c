@@ -107,6 +107,7 @@ static bool take(const struct bench_data *data, int64_t tokens, const void *proj
                                         .heads_per_key = 1,
                                         .key_width = d,
                                         .value_width = e,
+                                        .map = work->map,
                                         .features = work->features,
                                         .scale = 1 / sqrt((double)d),
                                         .projection = sample->projection,

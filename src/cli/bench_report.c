@@ -5,6 +5,7 @@
 #include "cli/bench.h"
 #include "cli/option_table.h"
 #include "cli/report.h"
+#include "feature/map.h"
 
 /* Of its threads' time; below, the process had to share its cores. */
 static const double idle_share = 0.97;
@@ -13,10 +14,12 @@ static const char *precision_name(int precision) { return option_at(OPTION_PRECI
 
 static double rows_of(const struct bench_run *run) { return (double)(run->work.heads * run->work.tokens); }
 
-/* 4 M (D + E) a token and head: two products with the projection, one with the values, one with the state. */
+/* 4 (M D + R E) a token and head, R features of M directions: two products with the projection, one with the values,
+ * one with the state. */
 static double gflops_of(const struct bench_run *run) {
   const struct bench_work *work = &run->work;
-  const double flops = 4.0 * (double)work->features * (double)(work->key_width + work->value_width);
+  const double flops =
+      4.0 * (double)work->features * (double)(work->key_width + map_signs(work->map) * work->value_width);
   return 1e-9 * flops * rows_of(run) / run->seconds;
 }
 
@@ -39,7 +42,7 @@ static json_t *pack_run(const struct bench *bench, const struct bench_run *run) 
   return json_pack(
       "{s:s, s:b, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:s, s:s, s:s, s:i, s:i, s:f, s:f, s:f, s:f, s:f, s:o, s:f}",
       "name", name_of(run, name), "causal", (int)work->is_causal, "map",
-      option_at(OPTION_MAP)->choices[FAVOR_MAP_POSITIVE], "projection",
+      options_text(bench->command->options, OPTION_MAP), "projection",
       options_text(bench->command->options, OPTION_PROJECTION), "heads", (json_int_t)work->heads, "tokens",
       (json_int_t)work->tokens, "D", (json_int_t)work->key_width, "E", (json_int_t)work->value_width, "M",
       (json_int_t)work->features, "kernel", run->kernel->kernel->name, "precision",
@@ -116,9 +119,11 @@ static void print_table(const struct bench *bench) {
     if (run->rounds < n_repetitions) n_repetitions = run->rounds;
     is_busy = is_busy || run->cpu_share < idle_share;
   }
-  printf("\n%d thread%s; ns a token and head, medians of at least %d repetitions; GFLOP/s count 4 M "
-         "(D+E)\n",
-         bench->threads, bench->threads == 1 ? "" : "s", n_repetitions);
+  const struct options *options = bench->command->options;
+  const bool has_both_signs = map_signs((enum favor_map)options_integer(options, OPTION_MAP)) == 2;
+  printf("\n%d thread%s; map %s; ns a token and head, medians of at least %d repetitions; GFLOP/s count 4 M (D+%sE)\n",
+         bench->threads, bench->threads == 1 ? "" : "s", options_text(options, OPTION_MAP), n_repetitions,
+         has_both_signs ? "2" : "");
   if (is_busy) puts("others used the cores meanwhile (CPU): the ratios are lower than on an idle machine");
   if (bench->n_works_left_out > 0) {
     printf("for the time, %d more shapes were left out; --shape and --features ask for one\n", bench->n_works_left_out);

@@ -53,6 +53,7 @@ static enum favor_status make_plan(const struct bench *bench, struct station *st
   problem.value_width = work->value_width;
   problem.features = work->features;
   problem.is_causal = work->is_causal;
+  problem.map = work->map;
   problem.projection = (enum favor_projection)options_integer(options, OPTION_PROJECTION);
   problem.seed = (uint64_t)options_integer(options, OPTION_SEED);
   problem.precision = station->run.kernel->precision;

@@ -92,6 +92,7 @@ static void choose_kernels(struct bench *bench) {
 /* The one that options describe, or the list. */
 static void choose_works(struct bench *bench) {
   const struct options *options = bench->command->options;
+  const enum favor_map map = (enum favor_map)options_integer(options, OPTION_MAP);
   bool has_shape = option_is_active(options, OPTION_SHAPE);
   if (!has_shape && !option_is_active(options, OPTION_FEATURES) && !option_is_active(options, OPTION_VALUE_WIDTH) &&
       !option_is_active(options, OPTION_CAUSAL)) {
@@ -99,6 +100,7 @@ static void choose_works(struct bench *bench) {
       bench->works[i] = default_works[i];
       bench->works[i].heads = bench->threads;
       bench->works[i].tokens = TOKENS;
+      bench->works[i].map = map;
     }
     bench->n_works = N_DEFAULT_WORKS;
     return;
@@ -111,7 +113,8 @@ static void choose_works(struct bench *bench) {
                               .tokens = TOKENS,
                               .key_width = WIDTH,
                               .features = options_integer(options, OPTION_FEATURES),
-                              .is_causal = options_flag(options, OPTION_CAUSAL)};
+                              .is_causal = options_flag(options, OPTION_CAUSAL),
+                              .map = map};
   if (has_shape) {
     int64_t elements;
     bool is_too_large = __builtin_mul_overflow(shape[0], shape[1], &work->heads) ||

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "cli/option_table.h"
 #include "cli/progress.h"
 #include "cli/verify.h"
 #include "dist/agree.h"
@@ -40,9 +41,20 @@ static void require_text(struct verify *verify, const char *name, const char *te
             attribute(verify, name, FAVOR_ATTRIBUTE_TEXT)->text, text);
 }
 
+static void take_map(struct verify *verify) {
+  const char *name = attribute(verify, "map", FAVOR_ATTRIBUTE_TEXT)->text;
+  const char *const *maps = option_at(OPTION_MAP)->choices;
+  int map = 0;
+  while (maps[map] && strcmp(maps[map], name) != 0) map++;
+  verify->map = (enum favor_map)map;
+  if (maps[map] || dist_has_failed(verify->context)) return;
+  dist_fail(verify->context, FAVOR_EDATA, "%s was made with map '%.64s', which this version does not know",
+            verify->out_path, name);
+}
+
 static void take_attributes(struct verify *verify) {
   require_text(verify, "method", "favor");
-  require_text(verify, "map", "positive");
+  take_map(verify);
   verify->is_causal = attribute(verify, "causal", FAVOR_ATTRIBUTE_INTEGER)->integer != 0;
   verify->scale = attribute(verify, "scale", FAVOR_ATTRIBUTE_NUMBER)->number;
   verify->precision = is_text(verify, "precision", "f64")    ? FAVOR_PRECISION_F64
@@ -240,6 +252,7 @@ static enum favor_status prepare(struct verify *verify) {
                                       .heads_per_key = verify->heads / verify->key_heads,
                                       .key_width = problem->key_width,
                                       .value_width = problem->value_width,
+                                      .map = verify->map,
                                       .features = verify->features,
                                       .scale = verify->scale,
                                       .projection = verify->projection,

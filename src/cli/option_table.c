@@ -3,7 +3,7 @@
 #include <string.h>
 
 static const char *const methods[] = {"favor", NULL};
-static const char *const maps[] = {"positive", NULL};
+static const char *const maps[] = {"positive", "hyperbolic", NULL};
 static const char *const projections[] = {"orthogonal", "gaussian", NULL};
 static const char *const row_norms[] = {"sqrt", "chi", NULL};
 static const char *const precisions[] = {"f32", "f64", "bf16", NULL};
@@ -43,13 +43,14 @@ static const struct option table[OPTION_N_KEYS] = {
                        .argument = "NAME",
                        .help = "the kind of attention"},
     [OPTION_MAP] = {.name = "map",
-                    .commands = COMMAND_ATTEND,
+                    .commands = COMMAND_ATTEND | COMMAND_BENCH,
                     .kind = KIND_CHOICE,
                     .choices = maps,
                     .preset = "positive",
                     ATTRIBUTE,
                     .argument = "NAME",
-                    .help = "the feature map; positive is FAVOR+ (Choromanski et al. 2021, lemma 1)"},
+                    .help = "the feature map: positive is FAVOR+ (Choromanski et al. 2021, lemma 1), hyperbolic has "
+                            "both signs of each direction"},
     [OPTION_FEATURES] = {.name = "features",
                          .commands = COMMAND_ATTEND | COMMAND_BENCH,
                          .kind = KIND_INTEGER,
@@ -58,7 +59,7 @@ static const struct option table[OPTION_N_KEYS] = {
                          .most = 16777216,
                          ATTRIBUTE,
                          .argument = "M",
-                         .help = "random features"},
+                         .help = "random features; the hyperbolic map has two of each, so a state has 2 M rows"},
     [OPTION_PROJECTION] = {.name = "projection",
                            .commands = COMMAND_ATTEND | COMMAND_BENCH,
                            .kind = KIND_CHOICE,

@@ -15,6 +15,7 @@ struct verify {
   struct favor_attribute *attributes;
   struct input_names names; /* point into the attributes */
   bool is_causal;
+  enum favor_map map;
   double scale;
   enum favor_precision precision;
   /* the data */

@@ -4,6 +4,7 @@
 
 #include "base/clock.h"
 #include "base/memory.h"
+#include "cli/option_table.h"
 #include "cli/report.h"
 #include "cli/verify.h"
 #include "dist/agree.h"
@@ -114,9 +115,10 @@ static void print_head(const struct verify *verify, const struct verdict *verdic
 
 static void print_table(const struct verify *verify, const struct verdict *verdict) {
   const struct check_head *worst = &verdict->heads[verdict->worst_head];
-  printf("%s: %lld rows of %lld heads, checked against %s (%s, %lld features)\n", verify->out_path,
+  printf("%s: %lld rows of %lld heads, checked against %s (%s, %s, %lld features)\n", verify->out_path,
          (long long)verify->n_rows, (long long)verify->heads, verify->in_path,
-         verify->is_causal ? "causal" : "bidirectional", (long long)verify->features);
+         verify->is_causal ? "causal" : "bidirectional", option_at(OPTION_MAP)->choices[verify->map],
+         (long long)verify->features);
   printf("  against the definition      %.2e   at most %.0e, beyond half a last place of %s\n", verdict->error,
          tolerances[verify->precision].all, favor_type_name(verify->out_shape.type));
   printf("  its worst row               %.2e   at most %.0e; head %lld, token %lld\n", verdict->worst_error,

@@ -9,6 +9,7 @@
 #include "base/memory.h"
 #include "base/random.h"
 #include "base/status.h"
+#include "feature/map.h"
 
 enum { TILE = 256, CHUNK = 512 }; /* keys and queries taken at a time */
 
@@ -20,16 +21,17 @@ static const double negligible = 100.0;
 struct check {
   struct check_problem problem; /* owns rows and projection */
   int64_t n_queries;            /* of one key head: n_rows * heads_per_key */
+  int64_t n_features;           /* R: of M directions, with one sign or both */
   double *q;                    /* [key_heads][n_queries][D]: q~ */
-  double *q_log;                /* [key_heads][n_queries][M]: logarithms of features, less the query's largest */
+  double *q_log;                /* [key_heads][n_queries][R]: logarithms of features, less the query's largest */
   double *q_feature;            /* exp of it */
   double *tops;                 /* [key_heads][CHECK_N_ANSWERS][n_queries] */
   double *sums;                 /* [key_heads][CHECK_N_ANSWERS][n_queries][1 + E] */
   /* one tile of keys */
   double *k;         /* [TILE][D]: k~ */
   double *v;         /* [TILE][1 + E]: 1, v */
-  double *k_log;     /* [TILE][M] */
-  double *k_feature; /* [TILE][M] */
+  double *k_log;     /* [TILE][R] */
+  double *k_feature; /* [TILE][R] */
   double *k_top;     /* [TILE]: what was taken off the logarithms of a key's features */
   double *weights;   /* [CHUNK][TILE] */
   double *answers;   /* [CHECK_N_ANSWERS][E], of the row that is judged */
@@ -148,13 +150,15 @@ static const double *projection_of(const struct check *check, int64_t key_head) 
   return problem->projection + key_head % problem->projections * problem->features * problem->key_width;
 }
 
-/* Features of n tokens x~: logarithms w_r.x~ - |x~|^2/2 less the token's largest, and their exponentials. */
+/* Features of n tokens x~: logarithms w_r.x~ - |x~|^2/2, and those of -w_r where both signs count, less the token's
+ * largest, and their exponentials. */
 static void take_features(const struct check *check, const double *projection, const double *x, int64_t n, double *logs,
                           double *features, double *tops) {
-  const int64_t width = check->problem.key_width, m = check->problem.features;
-  multiply_transposed(n, m, width, x, projection, logs, m);
+  const int64_t width = check->problem.key_width, m = check->n_features, directions = check->problem.features;
+  multiply_transposed(n, directions, width, x, projection, logs, m);
   for (int64_t i = 0; i < n; i++) {
     double *row = logs + i * m;
+    for (int64_t r = directions; r < m; r++) row[r] = -row[r - directions];
     double top = largest(row, m);
     exp_below(row, top, m, features + i * m);
     for (int64_t r = 0; r < m; r++) row[r] -= top;
@@ -172,7 +176,7 @@ static void take_features(const struct check *check, const double *projection, c
 static bool allocate(struct check *check) {
   const struct check_problem *problem = &check->problem;
   const size_t key_heads = (size_t)problem->key_heads, queries = key_heads * (size_t)check->n_queries;
-  const size_t width = (size_t)problem->key_width, m = (size_t)problem->features;
+  const size_t width = (size_t)problem->key_width, m = (size_t)check->n_features;
   const size_t columns = 1 + (size_t)problem->value_width, number = sizeof(double);
   check->q = memory_zeroed(queries * width, number);
   check->q_log = memory_zeroed(queries * m, number);
@@ -199,6 +203,7 @@ static bool copy_problem(struct check *check, const struct check_problem *proble
   check->problem.rows = rows;
   check->problem.projection = projection;
   check->n_queries = problem->n_rows * problem->heads_per_key;
+  check->n_features = problem->features * map_signs(problem->map);
   if (!rows || !projection) return false;
   memcpy(rows, problem->rows, (size_t)problem->n_rows * sizeof *rows);
   memcpy(projection, problem->projection, n_weights * sizeof *projection);
@@ -208,7 +213,7 @@ static bool copy_problem(struct check *check, const struct check_problem *proble
 /* [n_rows][all heads] becomes [key head][n_rows][heads of it], scaled. */
 static void take_queries(struct check *check, const double *q) {
   const struct check_problem *problem = &check->problem;
-  const int64_t group = problem->heads_per_key * problem->key_width, m = problem->features;
+  const int64_t group = problem->heads_per_key * problem->key_width, m = check->n_features;
   for (int64_t g = 0; g < problem->key_heads; g++) {
     double *own = check->q + g * check->n_queries * problem->key_width;
     for (int64_t i = 0; i < problem->n_rows; i++)
@@ -315,7 +320,7 @@ static double log_sum(const double *a, const double *b, int64_t n) {
 /* The logarithms of the definition's weights, less what all keys of a query share. */
 static void weigh_by_definition(const struct meeting *meeting) {
   const struct check *check = meeting->check;
-  const int64_t m = check->problem.features;
+  const int64_t m = check->n_features;
   const int64_t first = meeting->key_head * check->n_queries + meeting->query_begin;
   const double log_least_sum = log(least_sum);
   multiply_transposed(meeting->n_queries, meeting->n_keys, m, check->q_feature + first * m, check->k_feature,

@@ -3,7 +3,8 @@
  *
  * Three answers are computed for every sampled token i and query head, each a weighted mean of v_j over A(i):
  *   definition  weight_ij = sum_r exp(w_r.q~_i - |q~_i|^2/2 + w_r.k~_j - |k~_j|^2/2), FAVOR+ with the projection given
- *               (Choromanski et al., ICLR 2021, lemma 1; the factor 1/M cancels)
+ *               (Choromanski et al., ICLR 2021, lemma 1; the factor 1/M cancels), of the hyperbolic map plus the same
+ *               sum with -w_r in place of w_r
  *   exact       weight_ij = exp(q~_i.k~_j), softmax attention
  *   mean        weight_ij = 1, the trivial answer
  * Weights are kept relative to a running maximum of their logarithms, as in online softmax (Milakov and Gimelshein,
@@ -18,6 +19,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include <favor/favor.h>
+
 enum check_answer { CHECK_DEFINITION, CHECK_EXACT, CHECK_MEAN, CHECK_N_ANSWERS };
 
 /* A sampled token and what it may attend to. */
@@ -31,7 +34,9 @@ struct check_problem {
   int64_t n_rows;
   int64_t key_heads;     /* flat, over the batch */
   int64_t heads_per_key; /* flat query head f reads flat key head f / heads_per_key */
-  int64_t key_width, value_width, features;
+  int64_t key_width, value_width;
+  enum favor_map map;
+  int64_t features; /* M, of the projection */
   double scale;
   const double *projection; /* [projections][M][D], copied; flat key head g uses number g % projections */
   int64_t projections;

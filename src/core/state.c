@@ -17,14 +17,15 @@ static const int32_t shift_limit[] = {
 static const int bins_for[] = {[FAVOR_PRECISION_F32] = 2, [FAVOR_PRECISION_F64] = 3, [FAVOR_PRECISION_BF16] = 2};
 
 struct engine engine_make(const struct kernel *kernel, enum favor_precision precision, int64_t key_width,
-                          int64_t value_width, int64_t features, int64_t heads_per_key, double scale) {
+                          int64_t value_width, int64_t directions, int64_t signs, int64_t heads_per_key, double scale) {
   struct engine engine = {
       .kernel = kernel,
       .ops = &kernel->real[precision],
       .precision = precision,
       .shape = {.key_width = key_width,
                 .value_width = value_width,
-                .features = features,
+                .directions = directions,
+                .features = directions * signs,
                 .s_stride = (value_width + 15) / 16 * 16},
       .half_norm_factor = scale / (2 * 0.693147180559945309417232121458176568),
       .heads_per_key = heads_per_key,

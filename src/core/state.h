@@ -1,5 +1,5 @@
-/* The state of one key head: M reproducible rows (base/binned.h) of E + 1 elements, the last being the normaliser; and
- * the plain sums of a run that go into it and come out of it. */
+/* The state of one key head: for each feature a reproducible row (base/binned.h) of E + 1 elements, the last being the
+ * normaliser; and the plain sums of a run that go into it and come out of it. */
 #ifndef FAVOR_CORE_STATE_H
 #define FAVOR_CORE_STATE_H
 
@@ -22,7 +22,7 @@ struct engine {
 };
 
 struct engine engine_make(const struct kernel *kernel, enum favor_precision precision, int64_t key_width,
-                          int64_t value_width, int64_t features, int64_t heads_per_key, double scale);
+                          int64_t value_width, int64_t directions, int64_t signs, int64_t heads_per_key, double scale);
 static inline int64_t engine_run_tokens(const struct engine *engine) {
   return engine->kernel->tile_tokens * engine->kernel->run_tiles;
 }

@@ -196,10 +196,12 @@ const void *worker_scale(const struct engine *engine, const int32_t *shift, int 
 
 void worker_project(const struct engine *engine, const struct head_weights *weights, const void *x, double half_norm,
                     double *l) {
-  int64_t width = engine->shape.key_width;
-  for (int64_t r = 0; r < engine->shape.features; r++) {
+  int64_t width = engine->shape.key_width, directions = engine->shape.directions;
+  bool has_both_signs = kernel_signs(&engine->shape) == 2;
+  for (int64_t r = 0; r < directions; r++) {
     double sum = 0;
     for (int64_t d = 0; d < width; d++) sum += weights->exact[r * width + d] * real_at(engine, x, d);
     l[r] = sum - half_norm;
+    if (has_both_signs) l[directions + r] = -sum - half_norm;
   }
 }

@@ -7,7 +7,7 @@
 /* A projection as kernels and the exact path want it, for one key head. */
 struct head_weights {
   const void *packed;  /* kernel_ops.pack_weights */
-  const double *exact; /* [M][D] W sqrt(scale) / ln 2 */
+  const double *exact; /* [directions][D] W sqrt(scale) / ln 2 */
 };
 
 enum refusal_kind { REFUSAL_NONE = 0, REFUSAL_NAN, REFUSAL_INF, REFUSAL_TOO_LONG };
@@ -57,7 +57,7 @@ int64_t worker_settle_shifts(const struct engine *engine, struct worker *worker,
 bool worker_measure_queries(const struct engine *engine, struct worker *worker, const struct kernel_queries *queries,
                             struct refusal *refusal);
 
-/* l[r] = w'_r . x - half_norm, in double. */
+/* l[r] of all features, in double: w'_r . x - half_norm, and where both signs count -w'_r . x - half_norm. */
 void worker_project(const struct engine *engine, const struct head_weights *weights, const void *x, double half_norm,
                     double *l);
 

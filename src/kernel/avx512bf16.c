@@ -50,6 +50,10 @@ INLINE void store_pairs_f32(int32_t *x, int64_t n, ints_f32 v) {
   _mm512_mask_storeu_epi32(x, first_f32(n), (__m512i)v);
 }
 
+INLINE void store_numbers_f32(uint16_t *x, int64_t n, vec_f32 v) {
+  _mm256_mask_storeu_epi16(x, first_f32(n), (__m256i)_mm512_cvtneps_pbh(v));
+}
+
 #define LANES 16
 #define VEC vec_f32
 #define INTS ints_f32

@@ -34,6 +34,7 @@
  *   INT NAME(pair_of)(REAL low, REAL high): rounded, as in the next two
  *   INTS NAME(join_lanes)(VEC low, VEC high): low0 high0, low1 high1, ...
  *   INTS NAME(join_neighbours)(VEC first, VEC second): first0 first1, first2 first3, ...
+ *   void NAME(store_numbers)(uint16_t *, int64_t n, VEC): rounded; as store_first
  *   INTS NAME(load_pairs)(const INT *, int64_t n), void NAME(store_pairs)(INT *, int64_t n, INTS): as load_first
  *
  * Exponents. Scaling by a power of two is exact, so no tile waits for its maxima: features are stored at exponents
@@ -43,6 +44,9 @@
  *     starts with the exponents raised. What a tile does to a sum so depends on the sum and its own keys, in order.
  *   Query i is stored as 2^(n_ir + f_ir + base_r - m_i), m_i guessed from the first vector of features. Where the true
  *     maximum is more than QUERY_LIMIT above m_i the row is shifted down by it. Numerator and denominator share m_i.
+ * Both signs of a direction come from one product: u' = u - eta leaves it, and -u - eta = -u' - 2 eta. Features of the
+ * minus signs stand after all those of the plus signs, without a gap: a vector that holds the last of either is written
+ * by its lanes (store_lanes).
  * In a causal tile queries and keys share base, so the weight of key j for query i is the plain product of their stored
  * features, at exponent m_i, and no later key has a say in it. The state is read at base as well (NEAR).
  * With these limits every sum of products stays finite: in f32 values are below 2^60 and states below 2^100 (in f64
@@ -78,6 +82,7 @@ enum {
 };
 
 #ifndef FOR_VECTORS
+#define NOINLINE __attribute__((noinline))
 /* |x~| / ln 2 of the longest token that core lets in (LONGEST_HALF_NORM). */
 #define LONGEST_TOKEN 4179.0
 
@@ -111,6 +116,16 @@ INLINE VEC NAME(load)(const REAL *x) {
 
 INLINE void NAME(store)(REAL *x, VEC v) { memcpy(x, &v, sizeof v); }
 
+/* The first n lanes, n > 0. */
+INLINE VEC NAME(load_lanes)(const REAL *x, int64_t n) { return n >= LANES ? NAME(load)(x) : NAME(load_first)(x, n); }
+INLINE void NAME(store_lanes)(REAL *x, int64_t n, VEC v) {
+  if (n >= LANES) {
+    NAME(store)(x, v);
+  } else {
+    NAME(store_first)(x, n, v);
+  }
+}
+
 INLINE INTS NAME(load_ints)(const INT *x) {
   INTS v;
   memcpy(&v, x, sizeof v);
@@ -120,6 +135,15 @@ INLINE INTS NAME(load_ints)(const INT *x) {
 INLINE void NAME(store_ints)(INT *x, INTS v) { memcpy(x, &v, sizeof v); }
 
 INLINE INTS NAME(splat_int)(INT x) { return (INTS){0} + x; }
+
+/* As load_lanes; the other lanes are `rest`. */
+INLINE INTS NAME(load_int_lanes)(const INT *x, int64_t n, INT rest) {
+  if (n >= LANES) return NAME(load_ints)(x);
+  INTS v = (INTS)NAME(load_first)((const REAL *)x, n);
+  return (INTS)NAME(first_of)((VEC)(v - rest), n) + rest;
+}
+
+INLINE void NAME(store_int_lanes)(INT *x, int64_t n, INTS v) { NAME(store_lanes)((REAL *)x, n, (VEC)v); }
 
 /* Whether any lane is above the limit. */
 INLINE bool NAME(any_above)(INTS v, INT limit) { return NAME(largest)(v) > limit; }
@@ -346,31 +370,31 @@ INLINE VEC NAME(moved)(const bool has_state, const bool has_sum, const struct ke
 
 /* ---- weights and measures ---------------------------------------------------------------------------------------- */
 
-/* W in panels as wide as the blocks of vectors_at, [panel][D, pairs][feature], zeros past the last; then this. */
+/* W in panels as wide as the blocks of vectors_at, [panel][D, pairs][direction], zeros past the last; then this. */
 struct NAME(weights_end) {
   REAL factor;  /* of tokens, 1 where W has it */
   REAL is_long; /* 1 where exponents may be long */
 };
 
-INLINE const FACTOR *NAME(weights_at)(const struct kernel_job *job, int64_t feature) {
-  return (const FACTOR *)job->weights + feature * NAME(factors_of)(job->shape->key_width);
+INLINE const FACTOR *NAME(weights_at)(const struct kernel_job *job, int64_t direction) {
+  return (const FACTOR *)job->weights + direction * NAME(factors_of)(job->shape->key_width);
 }
 
 INLINE struct NAME(weights_end) NAME(weights_end)(const struct kernel_job *job) {
   struct NAME(weights_end) end;
-  memcpy(&end, NAME(weights_at)(job, NAME(round_up)(job->shape->features, LANES)), sizeof end);
+  memcpy(&end, NAME(weights_at)(job, NAME(round_up)(job->shape->directions, LANES)), sizeof end);
   return end;
 }
 
 static size_t NAME(weights_bytes)(const struct kernel_shape *shape) {
-  int64_t count = NAME(round_up)(shape->features, LANES) * NAME(factors_of)(shape->key_width);
+  int64_t count = NAME(round_up)(shape->directions, LANES) * NAME(factors_of)(shape->key_width);
   return (size_t)count * sizeof(FACTOR) + sizeof(struct NAME(weights_end));
 }
 
 static bool NAME(has_long)(const struct kernel_job *job) { return NAME(weights_end)(job).is_long != 0; }
 
 static void NAME(pack_weights)(const struct kernel_shape *shape, const double *w, double factor, void *weights) {
-  int64_t m = shape->features, width = shape->key_width;
+  int64_t m = shape->directions, width = shape->key_width;
   double longest2 = 0;
   FACTOR *next = weights;
   for (int64_t at = 0, n; at < m; at += n) {

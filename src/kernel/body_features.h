@@ -15,7 +15,7 @@ struct NAME(tokens) {
   int64_t companion_stride;
 };
 
-/* Tokens on their way through one panel of features. The product of a block of tokens goes together with the
+/* Tokens on their way through one panel of directions. The product of a block of tokens goes together with the
  * exponentials of the block before. */
 struct NAME(pass) {
   const struct NAME(tokens) * tokens;
@@ -24,33 +24,61 @@ struct NAME(pass) {
   bool is_long; /* exponents may be too large for the quick way to integers */
   bool is_first_key, is_guess;
   int64_t panel, n_panels;
-  INT *base;           /* of the panel, as all that follows */
-  INT *top;            /* keys */
-  REAL *z;             /* keys: gains their features */
-  INT *token_top;      /* queries: m */
-  INTS *token_highest; /* queries: largest exponent less m, by lanes */
-  FACTOR *features;    /* keys: [n, pairs][row]; queries: [n][row, pairs] */
+  int64_t n_directions; /* from the panel's first to the last there is */
+  int64_t minus;        /* columns from a direction's plus feature to its minus feature */
+  INT *base;            /* of the panel's plus features, as all that follows */
+  INT *top;             /* keys */
+  REAL *z;              /* keys: gains their features */
+  INT *token_top;       /* queries: m */
+  INTS *token_highest;  /* queries: largest exponent less m, by lanes */
+  FACTOR *features;     /* keys: [n, pairs][row]; queries: [n][row, pairs] */
   int64_t row;
   /* the block before */
   int64_t at, n_rows;
   VEC u[ROWS][COLUMNS];
   INT down[ROWS];
+  REAL mirror[ROWS]; /* of two signs: -2 eta */
 };
 
-/* Vector c of row i of the block before. What is gathered over rows or vectors is the caller's to keep in registers:
- * stores take turns with multiplications. */
-INLINE VEC NAME(key_weight)(const bool is_long, struct NAME(pass) * pass, int64_t i, int64_t c, INTS *top) {
-  INTS here;
-  VEC fraction = NAME(exp2_parts)(is_long, pass->u[i][c], &here);
-  here -= pass->down[i];
-  *top = NAME(larger)(*top, here);
-  return NAME(scaled)(fraction, here - NAME(load_ints)(pass->base + c * LANES));
+/* A vector of features: of which directions, counted from the panel's first in vectors, and with which sign. */
+struct NAME(vector) {
+  int64_t c;
+  int sign;                /* 0 plus, 1 minus */
+  int64_t column, n_lanes; /* where it stands from the panel's first feature, and how much of it is there */
+};
+
+/* With one sign, lanes past the last direction are padding and as good as any. */
+INLINE struct NAME(vector)
+    NAME(vector_of)(const int n_signs, const struct NAME(pass) * pass, int64_t c, const int sign) {
+  return (struct NAME(vector)){.c = c,
+                               .sign = sign,
+                               .column = sign * pass->minus + c * LANES,
+                               .n_lanes = n_signs == 1 ? LANES : pass->n_directions - c * LANES};
 }
 
-INLINE VEC NAME(query_weight)(const bool is_long, struct NAME(pass) * pass, int64_t i, int64_t c, INTS *highest) {
+/* exp2_parts of l + H of row i. */
+INLINE VEC NAME(parts_of)(const bool is_long, const struct NAME(pass) * pass, int64_t i, struct NAME(vector) vector,
+                          INTS *n) {
+  VEC u = pass->u[i][vector.c];
+  return NAME(exp2_parts)(is_long, vector.sign ? NAME(splat)(pass->mirror[i]) - u : u, n);
+}
+
+/* A vector of row i of the block before. What is gathered over rows or vectors is the caller's to keep in registers:
+ * stores take turns with multiplications. */
+INLINE VEC NAME(key_weight)(const bool is_long, struct NAME(pass) * pass, int64_t i, struct NAME(vector) vector,
+                            INTS *top) {
   INTS here;
-  VEC fraction = NAME(exp2_parts)(is_long, pass->u[i][c], &here);
-  here += NAME(load_ints)(pass->base + c * LANES) - pass->down[i];
+  VEC fraction = NAME(parts_of)(is_long, pass, i, vector, &here);
+  here -= pass->down[i];
+  *top = NAME(larger)(*top, here);
+  return NAME(scaled)(fraction, here - NAME(load_int_lanes)(pass->base + vector.column, vector.n_lanes, 0));
+}
+
+INLINE VEC NAME(query_weight)(const bool is_long, struct NAME(pass) * pass, int64_t i, struct NAME(vector) vector,
+                              INTS *highest) {
+  INTS here;
+  VEC fraction = NAME(parts_of)(is_long, pass, i, vector, &here);
+  here += NAME(load_int_lanes)(pass->base + vector.column, vector.n_lanes, -NAME(NO_FEATURE)) - pass->down[i];
   *highest = NAME(larger)(*highest, here);
   return NAME(scaled)(fraction, here);
 }
@@ -77,69 +105,89 @@ INLINE void NAME(advance)(const int n_vectors, const bool is_deep, struct NAME(p
   product->l += steps;
 }
 
+/* Vectors of factors that a block's features fill: each takes turns with the product. */
+INLINE int64_t NAME(count_factors)(const bool is_key, const int n_signs, int64_t n_vectors) {
+  if (is_key) return ROWS / PAIR * n_signs * n_vectors;
+  return ROWS * (n_signs == 1 ? NAME(factors_of)(n_vectors) : n_signs * n_vectors);
+}
+
 /* Finishes n rows of the block before. Each vector of factors goes with some steps of the product (NULL: none): the two
  * need different units of the core. */
-INLINE void NAME(finish_keys)(const int n_vectors, const bool is_long, const int64_t n, struct NAME(pass) * pass,
-                              const bool is_deep, struct NAME(product) * product) {
+INLINE void NAME(finish_keys)(const int n_signs, const int n_vectors, const bool is_long, const int64_t n,
+                              struct NAME(pass) * pass, const bool is_deep, struct NAME(product) * product) {
   for (int64_t c = 0; c < n_vectors; c++) {
-    INTS top = NAME(load_ints)(pass->top + c * LANES);
-    VEC z = NAME(load)(pass->z + c * LANES);
-    UNROLL for (int64_t i = 0; i < n; i += PAIR) {
-      if (product) NAME(advance)(n_vectors, is_deep, product);
-      NAME(weigh_key)(is_long, pass, i, c, &top, &z);
+    UNROLL for (int sign = 0; sign < n_signs; sign++) {
+      struct NAME(vector) vector = NAME(vector_of)(n_signs, pass, c, sign);
+      INTS top = NAME(load_int_lanes)(pass->top + vector.column, vector.n_lanes, 0);
+      VEC z = NAME(load_lanes)(pass->z + vector.column, vector.n_lanes);
+      UNROLL for (int64_t i = 0; i < n; i += PAIR) {
+        if (product) NAME(advance)(n_vectors, is_deep, product);
+        NAME(weigh_key)(is_long, pass, i, vector, &top, &z);
+      }
+      NAME(store_int_lanes)(pass->top + vector.column, vector.n_lanes, top);
+      NAME(store_lanes)(pass->z + vector.column, vector.n_lanes, z);
     }
-    NAME(store_ints)(pass->top + c * LANES, top);
-    NAME(store)(pass->z + c * LANES, z);
   }
 }
 
-INLINE void NAME(finish_queries)(const int n_vectors, const bool is_long, const int64_t n, struct NAME(pass) * pass,
-                                 const bool is_deep, struct NAME(product) * product) {
+INLINE void NAME(finish_queries)(const int n_signs, const int n_vectors, const bool is_long, const int64_t n,
+                                 struct NAME(pass) * pass, const bool is_deep, struct NAME(product) * product) {
   for (int64_t i = 0; i < n; i++) {
     INTS highest = pass->token_highest[pass->at + i];
-    UNROLL for (int64_t c = 0; c < n_vectors; c += PAIR) {
-      if (product) NAME(advance)(n_vectors, is_deep, product);
-      NAME(weigh_query)(n_vectors, is_long, pass, i, c, &highest);
+    UNROLL for (int64_t c = 0; c < n_vectors; c += n_signs == 1 ? PAIR : 1) {
+      UNROLL for (int sign = 0; sign < n_signs; sign++) {
+        if (product) NAME(advance)(n_vectors, is_deep, product);
+        NAME(weigh_query)(n_signs, n_vectors, is_long, pass, i, NAME(vector_of)(n_signs, pass, c, sign), &highest);
+      }
     }
     pass->token_highest[pass->at + i] = highest;
   }
 }
 
-INLINE void NAME(finish)(const bool is_key, const int n_vectors, const bool is_long, const int64_t n,
+INLINE void NAME(finish)(const bool is_key, const int n_signs, const int n_vectors, const bool is_long, const int64_t n,
                          struct NAME(pass) * pass, const bool is_deep, struct NAME(product) * product) {
   if (is_key) {
-    NAME(finish_keys)(n_vectors, is_long, n, pass, is_deep, product);
+    NAME(finish_keys)(n_signs, n_vectors, is_long, n, pass, is_deep, product);
   } else {
-    NAME(finish_queries)(n_vectors, is_long, n, pass, is_deep, product);
+    NAME(finish_queries)(n_signs, n_vectors, is_long, n, pass, is_deep, product);
   }
 }
 
 /* The block before, without a product to go with it. */
-INLINE void NAME(finish_alone)(const bool is_key, const int n_vectors, struct NAME(pass) * pass) {
+INLINE void NAME(finish_alone)(const bool is_key, const int n_signs, const int n_vectors, struct NAME(pass) * pass) {
   if (pass->is_long) {
-    NAME(finish)(is_key, n_vectors, true, pass->n_rows, pass, false, NULL);
+    NAME(finish)(is_key, n_signs, n_vectors, true, pass->n_rows, pass, false, NULL);
   } else {
-    NAME(finish)(is_key, n_vectors, false, pass->n_rows, pass, false, NULL);
+    NAME(finish)(is_key, n_signs, n_vectors, false, pass->n_rows, pass, false, NULL);
   }
   pass->n_rows = 0;
 }
 
 /* What must be known of the first key before any feature is stored: base. */
-INLINE void NAME(set_base)(const int n_vectors, struct NAME(pass) * pass) {
+INLINE void NAME(set_base)(const int n_signs, const int n_vectors, struct NAME(pass) * pass) {
   UNROLL for (int c = 0; c < n_vectors; c++) {
-    INTS here;
-    NAME(exp2_parts)(pass->is_long, pass->u[0][c], &here);
-    NAME(store_ints)(pass->base + c * LANES, here - pass->down[0] + NAME(FIRST_KEY_ABOVE));
+    UNROLL for (int sign = 0; sign < n_signs; sign++) {
+      struct NAME(vector) vector = NAME(vector_of)(n_signs, pass, c, sign);
+      INTS here;
+      NAME(parts_of)(pass->is_long, pass, 0, vector, &here);
+      here += NAME(FIRST_KEY_ABOVE) - pass->down[0];
+      NAME(store_int_lanes)(pass->base + vector.column, vector.n_lanes, here);
+    }
   }
 }
 
-/* m of each query of a block. */
-INLINE void NAME(guess_tops)(struct NAME(pass) * pass) {
+/* m of each query of a block, from the first vector of each sign. */
+INLINE void NAME(guess_tops)(const int n_signs, struct NAME(pass) * pass) {
   UNROLL for (int i = 0; i < ROWS; i++) {
-    INTS here;
-    NAME(exp2_parts)(pass->is_long, pass->u[i][0], &here);
-    INT highest = NAME(largest)(here - BIAS + NAME(load_ints)(pass->base));
-    pass->token_top[pass->at + i] = highest + NAME(GUESS_ABOVE);
+    INTS highest = NAME(splat_int)(-NAME(NO_FEATURE));
+    UNROLL for (int sign = 0; sign < n_signs; sign++) {
+      struct NAME(vector) vector = NAME(vector_of)(n_signs, pass, 0, sign);
+      INTS here;
+      NAME(parts_of)(pass->is_long, pass, i, vector, &here);
+      here += NAME(load_int_lanes)(pass->base + vector.column, vector.n_lanes, -NAME(NO_FEATURE)) - BIAS;
+      highest = sign ? NAME(larger)(highest, here) : here;
+    }
+    pass->token_top[pass->at + i] = NAME(largest)(highest) + NAME(GUESS_ABOVE);
   }
 }
 
@@ -160,52 +208,58 @@ static void NAME(fetch_ahead)(const struct NAME(pass) * pass, const struct kerne
 }
 
 /* A block of tokens at `at`; finishes the one before. */
-INLINE void NAME(feature_block)(const bool is_key, const int n_vectors, const bool is_deep, int64_t depth,
-                                const FACTOR *weights, int64_t at, struct NAME(pass) * pass) {
-  struct NAME(product)
-      product = {.weights = weights, .depth = depth, .steps = depth / (ROWS * NAME(factors_of)(n_vectors))};
+INLINE void NAME(feature_block)(const bool is_key, const int n_signs, const int n_vectors, const bool is_deep,
+                                int64_t depth, const FACTOR *weights, int64_t at, struct NAME(pass) * pass) {
+  const int64_t n_weighed = NAME(count_factors)(is_key, n_signs, n_vectors);
+  struct NAME(product) product = {.weights = weights, .depth = depth, .steps = depth / n_weighed};
   INT down[ROWS];
+  REAL mirror[ROWS];
   NAME(rows_at)(pass->x, pass->x_row, at, pass->tokens->n, product.x);
   UNROLL for (int i = 0; i < ROWS; i++) {
     double h = is_key ? pass->tokens->half_norm[NAME(smaller)(at + i, pass->tokens->n - 1)] : 0, whole = rint(h);
     down[i] = BIAS + (INT)whole;
     if (PAIR > 1 && at + i >= pass->tokens->n) down[i] += NAME(ABSENT);
+    mirror[i] = 2 * (REAL)(whole - h);
     UNROLL for (int c = 0; c < n_vectors; c++) product.u[i][c] = NAME(splat)((REAL)(whole - h));
   }
-  if (pass->is_long) NAME(finish_alone)(is_key, n_vectors, pass);
-  if (pass->n_rows != 0) NAME(finish)(is_key, n_vectors, false, ROWS, pass, is_deep, &product);
+  if (pass->is_long) NAME(finish_alone)(is_key, n_signs, n_vectors, pass);
+  if (pass->n_rows != 0) NAME(finish)(is_key, n_signs, n_vectors, false, ROWS, pass, is_deep, &product);
   NAME(multiply)(n_vectors, product.l, depth, product.x, 1, weights, n_vectors * LANES, product.u);
   pass->at = at;
   pass->n_rows = NAME(smaller)(ROWS, pass->tokens->n - at);
   memcpy(pass->u, product.u, sizeof product.u);
   memcpy(pass->down, down, sizeof down);
+  if (n_signs == 2) memcpy(pass->mirror, mirror, sizeof mirror);
 }
 
 /* All tokens of a pass; is_deep: the depth has two steps or more for each vector of a block. */
-INLINE void NAME(feature_panel)(const bool is_key, const int n_vectors, const bool is_deep,
+INLINE void NAME(feature_panel)(const bool is_key, const int n_signs, const int n_vectors, const bool is_deep,
                                 const struct kernel_shape *shape, const FACTOR *weights, struct NAME(pass) * pass) {
   int64_t depth = NAME(factors_of)(shape->key_width);
   pass->n_rows = 0;
   for (int64_t at = 0; at < pass->tokens->n; at += ROWS) {
     NAME(fetch_ahead)(pass, shape, at);
-    NAME(feature_block)(is_key, n_vectors, is_deep, depth, weights, at, pass);
-    if (is_key && at == 0 && pass->is_first_key) NAME(set_base)(n_vectors, pass);
+    NAME(feature_block)(is_key, n_signs, n_vectors, is_deep, depth, weights, at, pass);
+    if (is_key && at == 0 && pass->is_first_key) NAME(set_base)(n_signs, n_vectors, pass);
     if (!is_key) {
-      if (pass->is_guess) NAME(guess_tops)(pass);
+      if (pass->is_guess) NAME(guess_tops)(n_signs, pass);
       for (int i = 0; i < ROWS; i++) pass->down[i] += pass->token_top[at + i];
     }
   }
-  NAME(finish_alone)(is_key, n_vectors, pass);
+  NAME(finish_alone)(is_key, n_signs, n_vectors, pass);
 }
 
 /* Each a function of its own, as compilers keep less in registers when they see several at once. */
-#define PANEL(IS_KEY, N_VECTORS, IS_DEEP)                                                                              \
-  static __attribute__((noinline)) void NAME(panel_##IS_KEY##N_VECTORS##IS_DEEP)(                                      \
+#define PANEL(IS_KEY, N_SIGNS, N_VECTORS, IS_DEEP)                                                                     \
+  static NOINLINE void NAME(panel_##IS_KEY##N_SIGNS##N_VECTORS##IS_DEEP)(                                              \
       const struct kernel_shape *shape, const FACTOR *weights, const struct NAME(pass) * pass) {                       \
     struct NAME(pass) own = *pass; /* whose members may be kept in registers */                                        \
-    NAME(feature_panel)(IS_KEY, N_VECTORS, IS_DEEP, shape, weights, &own);                                             \
+    NAME(feature_panel)(IS_KEY, N_SIGNS, N_VECTORS, IS_DEEP, shape, weights, &own);                                    \
   }
-#define PANELS(N_VECTORS) PANEL(0, N_VECTORS, 0) PANEL(0, N_VECTORS, 1) PANEL(1, N_VECTORS, 0) PANEL(1, N_VECTORS, 1)
+#define PANELS_OF(N_SIGNS, N_VECTORS)                                                                                  \
+  PANEL(0, N_SIGNS, N_VECTORS, 0)                                                                                      \
+  PANEL(0, N_SIGNS, N_VECTORS, 1) PANEL(1, N_SIGNS, N_VECTORS, 0) PANEL(1, N_SIGNS, N_VECTORS, 1)
+#define PANELS(N_VECTORS) PANELS_OF(1, N_VECTORS) PANELS_OF(2, N_VECTORS)
 PANELS(1)
 PANELS(2)
 #if COLUMNS == 4
@@ -213,14 +267,17 @@ PANELS(3)
 PANELS(4)
 #endif
 #undef PANEL
+#undef PANELS_OF
 #undef PANELS
 
 static void NAME(panel)(bool is_key, int64_t n_vectors, const struct kernel_shape *shape, const FACTOR *weights,
                         struct NAME(pass) * pass) {
-  static void (*const panels[COLUMNS][2][2])(const struct kernel_shape *, const FACTOR *, const struct NAME(pass) *) = {
+  typedef void panel(const struct kernel_shape *, const FACTOR *, const struct NAME(pass) *);
+  static panel *const panels[COLUMNS][2][2][2] = {
+#define DEPTHS(IS_KEY, N_SIGNS, N) {NAME(panel_##IS_KEY##N_SIGNS##N##0), NAME(panel_##IS_KEY##N_SIGNS##N##1)}
 #define PANELS(N)                                                                                                      \
   {                                                                                                                    \
-    {NAME(panel_0##N##0), NAME(panel_0##N##1)}, { NAME(panel_1##N##0), NAME(panel_1##N##1) }                           \
+    {DEPTHS(0, 1, N), DEPTHS(0, 2, N)}, { DEPTHS(1, 1, N), DEPTHS(1, 2, N) }                                           \
   }
     PANELS(1),
     PANELS(2),
@@ -228,8 +285,10 @@ static void NAME(panel)(bool is_key, int64_t n_vectors, const struct kernel_shap
     PANELS(3),
     PANELS(4),
 #endif
+#undef DEPTHS
 #undef PANELS
   };
-  bool is_deep = NAME(factors_of)(shape->key_width) >= 2 * ROWS * NAME(factors_of)(n_vectors);
-  panels[n_vectors - 1][is_key][is_deep](shape, weights, pass);
+  int64_t n_signs = kernel_signs(shape);
+  bool is_deep = NAME(factors_of)(shape->key_width) >= 2 * NAME(count_factors)(is_key, (int)n_signs, n_vectors);
+  panels[n_vectors - 1][is_key][n_signs - 1][is_deep](shape, weights, pass);
 }

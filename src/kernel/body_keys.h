@@ -79,12 +79,13 @@ static void NAME(add_part)(const struct kernel_job *job, int64_t n, struct kerne
 /* All features of some keys: key, top, base and z of scratch. */
 static void NAME(key_features)(const struct kernel_job *job, const struct NAME(tokens) * part,
                                const struct kernel_sum *sum, struct NAME(scratch) * scratch) {
-  int64_t m = job->shape->features;
+  int64_t m = job->shape->features, directions = job->shape->directions;
+  FACTOR *features = scratch->key + scratch->waiting.n / PAIR * scratch->key_row;
   const REAL *z = sum->z;
   for (int64_t r = 0; r < scratch->m_row; r += LANES) {
     int64_t n = sum->is_empty ? 0 : m - r;
     NAME(store_ints)(scratch->top + r, NAME(splat_int)(-NAME(NO_FEATURE)));
-    NAME(store_ints)(scratch->base + r, NAME(load_exponents)(sum->exponent + r, n, NAME(NO_FEATURE)));
+    NAME(store_ints)(scratch->base + r, NAME(load_exponents)(sum->exponent + r, n, 0));
     NAME(store)(scratch->z + r, NAME(load_first)(z + r, n));
   }
   struct NAME(pass) pass = {.tokens = part,
@@ -92,14 +93,17 @@ static void NAME(key_features)(const struct kernel_job *job, const struct NAME(t
                             .is_first_key = sum->is_empty,
                             .x = NAME(token_factors)(job, part, scratch),
                             .x_row = NAME(token_row)(part, scratch),
-                            .n_panels = NAME(blocks_of)(m),
+                            .n_panels = NAME(blocks_of)(directions),
+                            .minus = directions,
                             .row = scratch->key_row};
-  for (int64_t at = 0, n_vectors; at < m; at += n_vectors * LANES) {
-    n_vectors = NAME(vectors_at)(m, at);
+  if (kernel_signs(job->shape) == 2) NAME(pad_features)(true, job->shape, part->n, features, scratch->key_row);
+  for (int64_t at = 0, n_vectors; at < directions; at += n_vectors * LANES) {
+    n_vectors = NAME(vectors_at)(directions, at);
+    pass.n_directions = directions - at;
     pass.base = scratch->base + at;
     pass.top = scratch->top + at;
     pass.z = scratch->z + at;
-    pass.features = scratch->key + scratch->waiting.n / PAIR * scratch->key_row + at;
+    pass.features = features + at;
     NAME(panel)(true, n_vectors, job->shape, NAME(weights_at)(job, at), &pass);
     pass.panel++;
   }

@@ -11,24 +11,40 @@ INLINE VEC NAME(high_of)(INTS pairs) { return (VEC)(pairs & ~NAME(LOW_HALF)); }
 
 /* ---- features ---------------------------------------------------------------------------------------------------- */
 
-/* Finishes vector c of rows i and i + 1, of which the second may be absent. */
-INLINE void NAME(weigh_key)(const bool is_long, struct NAME(pass) * pass, int64_t i, int64_t c, INTS *top, VEC *z) {
-  VEC weight = NAME(key_weight)(is_long, pass, i, c, top), next = NAME(key_weight)(is_long, pass, i + 1, c, top);
-  INTS pairs = NAME(join_lanes)(weight, next);
+/* Finishes a vector of rows i and i + 1, of which the second may be absent. */
+INLINE void NAME(weigh_key)(const bool is_long, struct NAME(pass) * pass, int64_t i, struct NAME(vector) vector,
+                            INTS *top, VEC *z) {
+  VEC weight = NAME(key_weight)(is_long, pass, i, vector, top);
+  INTS pairs = NAME(join_lanes)(weight, NAME(key_weight)(is_long, pass, i + 1, vector, top));
   *z = NAME(product)(pairs, NAME(splat_int)(NAME(TWO_ONES)), *z);
-  NAME(store_ints)(pass->features + ((pass->at + i) >> 1) * pass->row + c * LANES, pairs);
+  NAME(store_int_lanes)(pass->features + ((pass->at + i) >> 1) * pass->row + vector.column, vector.n_lanes, pairs);
 }
 
-/* Finishes vectors c and c + 1 of row i, of which the second may be past the panel. */
-INLINE void NAME(weigh_query)(const int n_vectors, const bool is_long, struct NAME(pass) * pass, int64_t i, int64_t c,
-                              INTS *highest) {
-  FACTOR *features = pass->features + (pass->at + i) * pass->row + c * LANES / PAIR;
-  VEC weight = NAME(query_weight)(is_long, pass, i, c, highest);
-  if (c + 1 < n_vectors) {
-    VEC next = NAME(query_weight)(is_long, pass, i, c + 1, highest);
-    NAME(store_ints)(features, NAME(join_neighbours)(weight, next));
+/* Finishes a vector of row i, or with one sign two next to each other, of which the second may be past the panel. Minus
+ * features may start in the middle of a pair. */
+INLINE void NAME(weigh_query)(const int n_signs, const int n_vectors, const bool is_long, struct NAME(pass) * pass,
+                              int64_t i, struct NAME(vector) vector, INTS *highest) {
+  uint16_t *features = (uint16_t *)(pass->features + (pass->at + i) * pass->row) + vector.column;
+  VEC weight = NAME(query_weight)(is_long, pass, i, vector, highest);
+  if (n_signs == 1 && vector.c + 1 < n_vectors) {
+    struct NAME(vector) next = NAME(vector_of)(n_signs, pass, vector.c + 1, vector.sign);
+    INTS pairs = NAME(join_neighbours)(weight, NAME(query_weight)(is_long, pass, i, next, highest));
+    memcpy(features, &pairs, sizeof pairs);
   } else {
-    NAME(store_pairs)(features, LANES / PAIR, NAME(join_neighbours)(weight, NAME(splat)(0)));
+    NAME(store_numbers)(features, vector.n_lanes, weight);
+  }
+}
+
+/* Zeros in n rows past the last feature: vectors of two signs, written by their lanes, do not reach there. */
+INLINE void NAME(pad_features)(const bool is_key, const struct kernel_shape *shape, int64_t n, FACTOR *features,
+                               int64_t row) {
+  int64_t m = shape->features, n_past = NAME(round_up)(m, LANES) - m;
+  for (int64_t i = 0; i < (is_key ? NAME(factors_of)(n) : n); i++) {
+    if (is_key) {
+      NAME(store_pairs)(features + i * row + m, n_past, NAME(splat_int)(0));
+    } else {
+      NAME(store_numbers)((uint16_t *)(features + i * row) + m, n_past, NAME(splat)(0));
+    }
   }
 }
 

@@ -3,13 +3,16 @@
 /* One pass over all panels; the first guesses m. */
 static void NAME(query_pass)(const struct kernel_job *job, const INT *base, bool is_guess, struct NAME(pass) * pass,
                              struct NAME(scratch) * scratch) {
-  int64_t m = job->shape->features;
+  int64_t directions = job->shape->directions;
   for (int64_t i = 0; i < pass->tokens->n; i++) {
     scratch->token_highest[i] = NAME(splat_int)(-NAME(NO_FEATURE));
   }
+  if (kernel_signs(job->shape) == 2)
+    NAME(pad_features)(false, job->shape, pass->tokens->n, scratch->query, scratch->query_row);
   pass->panel = 0;
-  for (int64_t at = 0, n_vectors; at < m; at += n_vectors * LANES) {
-    n_vectors = NAME(vectors_at)(m, at);
+  for (int64_t at = 0, n_vectors; at < directions; at += n_vectors * LANES) {
+    n_vectors = NAME(vectors_at)(directions, at);
+    pass->n_directions = directions - at;
     pass->is_guess = is_guess && at == 0;
     pass->base = (INT *)base + at;
     pass->features = scratch->query + at / PAIR;
@@ -28,7 +31,8 @@ static void NAME(query_features)(const struct kernel_job *job, const struct NAME
                             .x_row = NAME(token_row)(tokens, scratch),
                             .token_top = scratch->token_top,
                             .token_highest = scratch->token_highest,
-                            .n_panels = NAME(blocks_of)(job->shape->features),
+                            .n_panels = NAME(blocks_of)(job->shape->directions),
+                            .minus = job->shape->directions,
                             .row = scratch->query_row};
   NAME(query_pass)(job, base, true, &pass, scratch);
   INTS highest = NAME(splat_int)(-NAME(NO_FEATURE));
@@ -71,11 +75,7 @@ INLINE void NAME(leave)(const struct NAME(target) * target, int i, int64_t at, V
     INTS is_inside = (INTS)(x <= largest) & (INTS)(x >= -largest);
     x = (VEC)(((INTS)x & is_inside) | (INTS)below | (INTS)lowest);
   }
-  if (n >= LANES) {
-    NAME(store)(out, x);
-  } else {
-    NAME(store_first)(out, n, x);
-  }
+  NAME(store_lanes)(out, n, x);
 }
 
 INLINE void NAME(emit_block)(const int n_vectors, const struct kernel_job *job, const FACTOR *s, int64_t at,

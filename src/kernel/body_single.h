@@ -1,17 +1,27 @@
 /* Part of body.h: factors that are numbers of type REAL, and so stay what and where they are. */
 
-/* Finishes vector c of row i. */
-INLINE void NAME(weigh_key)(const bool is_long, struct NAME(pass) * pass, int64_t i, int64_t c, INTS *top, VEC *z) {
-  VEC weight = NAME(key_weight)(is_long, pass, i, c, top);
+/* Finishes a vector of row i. */
+INLINE void NAME(weigh_key)(const bool is_long, struct NAME(pass) * pass, int64_t i, struct NAME(vector) vector,
+                            INTS *top, VEC *z) {
+  VEC weight = NAME(key_weight)(is_long, pass, i, vector, top);
   *z += weight;
-  NAME(store)(pass->features + (pass->at + i) * pass->row + c * LANES, weight);
+  NAME(store_lanes)(pass->features + (pass->at + i) * pass->row + vector.column, vector.n_lanes, weight);
 }
 
-INLINE void NAME(weigh_query)(const int n_vectors, const bool is_long, struct NAME(pass) * pass, int64_t i, int64_t c,
-                              INTS *highest) {
+INLINE void NAME(weigh_query)(const int n_signs, const int n_vectors, const bool is_long, struct NAME(pass) * pass,
+                              int64_t i, struct NAME(vector) vector, INTS *highest) {
+  (void)n_signs;
   (void)n_vectors;
-  VEC weight = NAME(query_weight)(is_long, pass, i, c, highest);
-  NAME(store)(pass->features + (pass->at + i) * pass->row + c * LANES, weight);
+  VEC weight = NAME(query_weight)(is_long, pass, i, vector, highest);
+  NAME(store_lanes)(pass->features + (pass->at + i) * pass->row + vector.column, vector.n_lanes, weight);
+}
+
+/* Zeros in n rows past the last feature: vectors of two signs, written by their lanes, do not reach there. */
+INLINE void NAME(pad_features)(const bool is_key, const struct kernel_shape *shape, int64_t n, FACTOR *features,
+                               int64_t row) {
+  (void)is_key;
+  int64_t m = shape->features, n_past = NAME(round_up)(m, LANES) - m;
+  for (int64_t i = 0; i < n && n_past > 0; i++) NAME(store_first)(features + i * row + m, n_past, NAME(splat)(0));
 }
 
 /* Keys or queries to be multiplied with W, and elements from one to the next. */

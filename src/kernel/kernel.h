@@ -8,8 +8,9 @@
  * cancels in every output). The half norm is split, h = H + eta with H = rint(h), and then
  *   n_r = rint(u_r - eta) - H,   f_r = (u_r - eta) - rint(u_r - eta),   phi_r = 2^f_r 2^n_r,   |f_r| <= 1/2,
  * so that the largest rounding error is one of u_r, and every change of scale is by an exact power of two. (A kernel
- * may cut elsewhere, with -1/2 <= f_r <= 1, as long as integers are exact.) A query's
- * half norm cancels in its output and is left out: H = eta = 0.
+ * may cut elsewhere, with -1/2 <= f_r <= 1, as long as integers are exact.) A query's half norm cancels in its output
+ * and is left out: H = eta = 0. Where a shape has both signs of every direction, feature directions + r is that of
+ * -w'_r: the same with -u_r in place of u_r.
  *
  * A sum holds keys of one run, or a state rounded for reading: row r, column e stand for s[r][e] 2^(exponent[r] +
  * shift[e]) and z[r] 2^exponent[r], exponent[r] = max n_r over the keys absorbed. All rows are filled or none is.
@@ -29,9 +30,13 @@ enum { KERNEL_N_PRECISIONS = 3 }; /* of enum favor_precision */
 struct kernel_shape {
   int64_t key_width;   /* D */
   int64_t value_width; /* E */
-  int64_t features;    /* M */
+  int64_t directions;  /* rows of W */
+  int64_t features;    /* M, rows of a sum: the directions, or those of both signs (kernel_signs) */
   int64_t s_stride;    /* elements from one row of a sum's s to the next, >= E, a multiple of 16 */
 };
+
+/* How many features a direction has: 2 where both its signs count. */
+static inline int64_t kernel_signs(const struct kernel_shape *shape) { return shape->features / shape->directions; }
 
 /* "real" is double in the f64 table, and float in those of f32 and bf16. In bf16 both factors of every product are
  * rounded to bfloat16 (8 bits of a mantissa, the exponents of f32), W before it comes here; what is summed stays float.
@@ -73,7 +78,7 @@ struct kernel_job {
 
 struct kernel_ops {
   size_t (*weights_bytes)(const struct kernel_shape *shape);
-  /* w: double [M][D], already rounded to real; factor = sqrt(scale) / ln 2. */
+  /* w: double [directions][D], already rounded to real; factor = sqrt(scale) / ln 2. */
   void (*pack_weights)(const struct kernel_shape *shape, const double *w, double factor, void *weights);
   size_t (*scratch_bytes)(const struct kernel_shape *shape);
 

@@ -68,12 +68,12 @@ static size_t NAME(carve)(const struct kernel_shape *shape, void *memory, struct
 static size_t NAME(scratch_bytes)(const struct kernel_shape *shape) { return NAME(carve)(shape, NULL, NULL); }
 
 static size_t NAME(weights_bytes)(const struct kernel_shape *shape) {
-  return (size_t)shape->features * (size_t)shape->key_width * sizeof(REAL);
+  return (size_t)shape->directions * (size_t)shape->key_width * sizeof(REAL);
 }
 
 static void NAME(pack_weights)(const struct kernel_shape *shape, const double *w, double factor, void *weights) {
   REAL *packed = weights;
-  for (int64_t i = 0; i < shape->features * shape->key_width; i++) packed[i] = (REAL)(w[i] * factor);
+  for (int64_t i = 0; i < shape->directions * shape->key_width; i++) packed[i] = (REAL)(w[i] * factor);
 }
 
 static void NAME(norms)(int64_t n, int64_t width, const void *x, int64_t stride, double *norm2) {
@@ -110,19 +110,20 @@ static void NAME(pad)(int64_t n, int64_t width, const REAL *x, int64_t stride, c
 static void NAME(features)(const struct kernel_job *job, int64_t n, const REAL *x, int64_t stride,
                            const double *half_norm, REAL *padded, REAL *restrict u, int32_t *restrict exponent,
                            int32_t *top) {
-  int64_t width = job->shape->key_width, m = job->shape->features;
+  int64_t width = job->shape->key_width, m = job->shape->features, directions = job->shape->directions;
   if (n < TILE || stride > INT32_MAX) { /* BLAS counts in int */
     NAME(pad)(n, width, x, stride, NULL, padded);
     x = padded;
     stride = width;
   }
-  NAME(product_nt)(TILE, m, width, x, stride, job->weights, width, u, m);
+  NAME(product_nt)(TILE, directions, width, x, stride, job->weights, width, u, m);
   for (int64_t i = 0; i < n; i++) {
     double whole = half_norm ? rint(half_norm[i]) : 0;
     REAL part = half_norm ? (REAL)(half_norm[i] - whole) : 0;
     int32_t down = (int32_t)whole, highest = INT32_MIN;
     REAL *restrict row = u + i * m;
     int32_t *restrict row_exponent = exponent + i * m;
+    for (int64_t r = directions; r < m; r++) row[r] = -row[r - directions];
     for (int64_t r = 0; r < m; r++) {
       REAL l = row[r] - part, nearest = NAME(nearest)(l);
       int32_t here = (int32_t)nearest - down;

@@ -43,8 +43,11 @@ void favor_plan_info(const struct favor_plan *plan, struct favor_plan_info *info
       .run_tokens = plan->tokens.run_tokens,
       .block_tokens = plan->schedule.block_tokens,
       .state_bytes = plan->unit_bytes * (size_t)(problem->batch * problem->kv_heads),
+      .state_rows = plan->engine.shape.features,
       .memory_bytes = plan->memory_bytes,
-      .flops = 4.0 * (double)problem->features * (double)(problem->key_width + problem->value_width) * rows,
+      .flops = 4.0 * rows *
+               ((double)plan->engine.shape.directions * (double)problem->key_width +
+                (double)plan->engine.shape.features * (double)problem->value_width),
   };
 }
 
@@ -53,11 +56,10 @@ void favor_plan_describe(const struct favor_plan *plan, char *text, size_t size)
   favor_plan_info(plan, &info);
   snprintf(text, size,
            "kernel %s, %d threads a rank (binding: %s), grid %lldx%lld heads by tokens (%s), scan %s, runs of %lld "
-           "tokens, blocks of "
-           "%lld, %zu bytes of state, %zu bytes of memory",
+           "tokens, blocks of %lld, %zu bytes of state (%lld rows a head), %zu bytes of memory",
            info.kernel, info.threads, info.binding, (long long)info.grid_heads, (long long)info.grid_tokens,
            plan->grid.reason, info.scan, (long long)info.run_tokens, (long long)info.block_tokens, info.state_bytes,
-           info.memory_bytes);
+           (long long)info.state_rows, info.memory_bytes);
 }
 
 const void *favor_plan_projection(const struct favor_plan *plan) { return plan->stored_projection; }

@@ -42,7 +42,7 @@ size_t plan_token_bytes(const struct favor_plan *plan) {
 }
 
 size_t plan_fixed_bytes(const struct favor_plan *plan) {
-  size_t n_states = (size_t)count_chunks(plan), m_d = (size_t)plan->engine.shape.features;
+  size_t n_states = (size_t)count_chunks(plan), m_d = (size_t)plan->engine.shape.directions;
   for (int slot = 0; slot < N_SLOTS; slot++) n_states += has_slot(plan, slot);
   /* A group keeps up to two more for what is on its way. */
   for (int parity = 0; parity < 2; parity++) {

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "feature/map.h"
 #include "feature/projection.h"
 #include "plan/memory.h"
 
@@ -66,9 +67,9 @@ static void choose_grid(struct favor_plan *plan) {
   plan->units.begin = n_units * row / plan->grid.heads;
   plan->units.end = n_units * (row + 1) / plan->grid.heads;
   if (range_count(plan->units) == 0) return;
-  if (range_count(plan->units) > INT32_MAX / problem->features) {
+  if (range_count(plan->units) > INT32_MAX / plan->engine.shape.features) {
     dist_fail(plan->context, FAVOR_EUSAGE, "%lld heads of %lld features are too much for one rank; use more ranks",
-              (long long)range_count(plan->units), (long long)problem->features);
+              (long long)range_count(plan->units), (long long)plan->engine.shape.features);
   }
   schedule->shard = tokens_shard(&plan->tokens, plan->grid.tokens, column);
   tokens_spans(&plan->tokens, plan->grid.tokens, column, schedule->spans);
@@ -131,7 +132,7 @@ static void allocate_projection(struct favor_plan *plan) {
 /* Stores W as it is and packs W sqrt(scale) / ln 2. */
 static void pack_projection(struct favor_plan *plan) {
   const struct engine *engine = &plan->engine;
-  int64_t count = engine->shape.features * engine->shape.key_width;
+  int64_t count = engine->shape.directions * engine->shape.key_width;
   double factor = sqrt(plan->problem.scale) / 0.693147180559945309417232121458176568;
   for (int64_t i = 0; i < plan->n_projections * count; i++) {
     if (engine->precision == FAVOR_PRECISION_F64) {
@@ -168,7 +169,7 @@ static enum favor_status create(struct favor_plan *plan, const struct favor_prob
   const struct kernel *kernel = kernel_find(problem->kernel, (int)problem->precision);
   plan->problem.kernel = kernel->name;
   plan->engine = engine_make(kernel, problem->precision, problem->key_width, problem->value_width, problem->features,
-                             problem->heads / problem->kv_heads, plan->problem.scale);
+                             map_signs(problem->map), problem->heads / problem->kv_heads, plan->problem.scale);
   plan->unit_bytes = engine_state_bytes(&plan->engine);
   check_longest_segment(plan);
   allocate_projection(plan);

@@ -61,7 +61,7 @@ static void check_choices(struct favor_context *context, const struct favor_prob
     const char *name;
     int value, n;
   } choices[] = {
-      {"map", (int)problem->map, FAVOR_MAP_POSITIVE + 1},
+      {"map", (int)problem->map, FAVOR_MAP_HYPERBOLIC + 1},
       {"projection", (int)problem->projection, FAVOR_PROJECTION_GAUSSIAN + 1},
       {"row_norm", (int)problem->row_norm, FAVOR_ROW_NORM_CHI + 1},
       {"precision", (int)problem->precision, FAVOR_PRECISION_BF16 + 1},

@@ -118,10 +118,13 @@ static void change_one(const struct run_contexts *contexts, const struct favor_p
 static void the_future_does_not_matter(void **state) {
   (void)state;
   struct run_contexts contexts = run_contexts_open();
-  for (int precision = FAVOR_PRECISION_F32; precision <= FAVOR_PRECISION_BF16; precision++)
-    for (uint64_t pass = 0; pass < 6 && case_count_kernels((enum favor_precision)precision) > 0; pass++) {
+  for (int precision = FAVOR_PRECISION_F32; precision <= FAVOR_PRECISION_BF16; precision++) {
+    const uint64_t n_positive = 2 * case_count_kernels((enum favor_precision)precision);
+    if (n_positive == 0) continue;
+    for (uint64_t pass = 0; pass < n_positive + 2; pass++) { /* the last two: both signs, with the first kernel */
       struct favor_problem problem = problem_of(true, (enum favor_precision)precision);
-      problem.kernel = case_kernel(pass / 2, problem.precision);
+      problem.map = pass < n_positive ? FAVOR_MAP_POSITIVE : FAVOR_MAP_HYPERBOLIC;
+      problem.kernel = case_kernel(pass % n_positive / 2, problem.precision);
       struct favor_plan_info info = info_of(&contexts, &problem);
       int64_t tile = info.tile_tokens, run = info.run_tokens;
       problem.tokens = 3 * run + tile / 2;
@@ -144,6 +147,7 @@ static void the_future_does_not_matter(void **state) {
       free(w);
       case_tensors_destroy(&t);
     }
+  }
   run_contexts_close(&contexts);
 }
 
@@ -181,21 +185,23 @@ static void a_prefix_stands_alone(void **state) {
 
 /* ---- constants, linearity, order --------------------------------------------------------------------------------- */
 
-/* Both modes in all precisions of this machine, with two kernels where there are two, on several runs of tokens.
- * `bound` is for that precision. In bf16 it is for a value that is rounded to within 2^-8; the state's rows, which are
- * too, go into a mean. */
+/* Both modes in f32 and f64 with two kernels, and of the hyperbolic map with the first; then all of that in bf16 where
+ * this machine has it; on several runs of tokens. The bound: values have random signs, so that a run of R of them sums
+ * to some sqrt(R), by way of R roundings of partial sums as large: an error of about sqrt(R) units of rounding. In bf16
+ * it is that of a value, which is rounded to within 2^-8; the state's rows, which are too, go into a mean. */
 static void for_each_kind(void (*body)(const struct run_contexts *contexts, const struct favor_problem *problem,
                                        double bound)) {
-  static const double bounds[] = {
-      [FAVOR_PRECISION_F32] = 1e-6, [FAVOR_PRECISION_F64] = 1e-14, [FAVOR_PRECISION_BF16] = 0x1p-8};
+  static const double units[] = {[FAVOR_PRECISION_F32] = 0x1p-24, [FAVOR_PRECISION_F64] = 0x1p-53};
   struct run_contexts contexts = run_contexts_open();
-  for (int kind = 0; kind < 10; kind++) {
-    enum favor_precision precision = kind < 8 ? (enum favor_precision)(kind % 4 / 2) : FAVOR_PRECISION_BF16;
+  for (int kind = 0; kind < 16; kind++) {
+    enum favor_precision precision = kind < 12 ? (enum favor_precision)(kind % 4 / 2) : FAVOR_PRECISION_BF16;
     if (case_count_kernels(precision) == 0) continue;
     struct favor_problem problem = problem_of(kind % 2, precision);
-    problem.kernel = case_kernel((uint64_t)kind / 4, precision);
-    problem.tokens = 3 * info_of(&contexts, &problem).run_tokens + 17;
-    body(&contexts, &problem, bounds[precision]);
+    problem.map = kind < 8 || kind / 2 == 6 ? FAVOR_MAP_POSITIVE : FAVOR_MAP_HYPERBOLIC;
+    problem.kernel = case_kernel((uint64_t)kind % 8 / 4, precision);
+    const int64_t run = info_of(&contexts, &problem).run_tokens;
+    problem.tokens = 3 * run + 17;
+    body(&contexts, &problem, precision == FAVOR_PRECISION_BF16 ? 0x1p-8 : sqrt((double)run) * units[precision]);
   }
   run_contexts_close(&contexts);
 }
@@ -318,6 +324,7 @@ static double oracle_error(const struct run_contexts *contexts, const struct fav
                                .value_width = t->value_width,
                                .features = problem->features,
                                .is_causal = problem->is_causal,
+                               .is_hyperbolic = problem->map == FAVOR_MAP_HYPERBOLIC,
                                .projection = w};
     int64_t kv = case_kv_head(problem, h);
     oracle_attend(&head, case_query(t, h, 0), case_key(t, kv, 0), case_value(t, kv, 0), expected);
@@ -347,9 +354,8 @@ static void extreme_values_of(const struct run_contexts *contexts, const struct 
     case_tensors_round(problem, &t);
     double *out = attend_double(contexts, problem, &t), error = oracle_error(contexts, problem, &t, out);
     /* 2e-5 in f32: the library's promise. */
-    double most = problem->precision == FAVOR_PRECISION_BF16
-                      ? case_bf16_bound(problem, 1, sqrt((double)problem->key_width))
-                      : 20 * bound;
+    double root_width = sqrt((double)problem->key_width);
+    double most = problem->precision == FAVOR_PRECISION_BF16 ? case_bf16_bound(problem, 1, root_width) : 20 * bound;
     if (!(error <= most))
       run_print("extreme values %d, causal %d, precision %d: %.3g\n", extreme, problem->is_causal, problem->precision,
                 error);

@@ -1,4 +1,5 @@
-/* The library against the float64 oracle: 40 random shapes on every number of ranks; and the oracle against itself. */
+/* The library against the float64 oracle: random shapes of every map on every number of ranks; and the oracle against
+ * itself. */
 #include "mpi_cmocka.h"
 
 #include <math.h>
@@ -7,7 +8,6 @@
 #include "oracle.h"
 #include "run.h"
 
-enum { N_CASES = 40 };
 static const double BOUND[] = {[FAVOR_PRECISION_F32] = 2e-5, [FAVOR_PRECISION_F64] = 1e-12};
 
 /* ---- the oracle itself ------------------------------------------------------------------------------------------- */
@@ -31,6 +31,25 @@ static void oracle_knows_the_sigmoid(void **state) {
   assert_all(out[0] == 0 && out[1] == 1);
 }
 
+/* The same of both signs: the weights are cosh(q + k) exp(-(q^2 + k^2) / 2). */
+static void oracle_knows_the_hyperbolic_cosine(void **state) {
+  (void)state;
+  const double w = 1, q[2] = {3, -1}, k[2] = {0, 1}, v[2] = {0, 1};
+  struct oracle_head head = {.tokens = 2,
+                             .key_width = 1,
+                             .value_width = 1,
+                             .features = 1,
+                             .is_hyperbolic = true,
+                             .scale = 1,
+                             .projection = &w};
+  double out[2];
+  oracle_attend(&head, q, k, v, out);
+  for (int i = 0; i < 2; i++) {
+    double weight[2] = {cosh(q[i]), cosh(q[i] + 1) * exp(-0.5)};
+    assert_all(fabs(out[i] - weight[1] / (weight[0] + weight[1])) < 1e-15);
+  }
+}
+
 /* Running sums with their maxima, and all pairs in long double: two ways to the same numbers. */
 static void oracle_agrees_with_all_pairs(void **state) {
   (void)state;
@@ -49,7 +68,8 @@ static void oracle_agrees_with_all_pairs(void **state) {
                                .features = 1 + (int64_t)(case_bits(number, 1, 2) % 30),
                                .segments = number % 3 == 0 ? NULL : segments,
                                .n_segments = 5,
-                               .is_causal = number % 2 == 0};
+                               .is_causal = number % 2 == 0,
+                               .is_hyperbolic = number / 2 % 2 == 1};
     struct case_tensors t;
     case_tensors_create(&problem, number, spreads[number / 4], &t);
     double *w = calloc((size_t)(head.features * head.key_width), sizeof *w);
@@ -122,6 +142,7 @@ static double worst_head_error(const struct favor_problem *problem, const struct
                                .segments = problem->segments,
                                .n_segments = problem->n_segments,
                                .is_causal = problem->is_causal,
+                               .is_hyperbolic = problem->map == FAVOR_MAP_HYPERBOLIC,
                                .scale = problem->scale,
                                .projection = projection};
     int64_t kv = case_kv_head(problem, h);
@@ -170,13 +191,14 @@ static double error_of_case(const struct run_contexts *contexts, struct test_cas
   return error;
 }
 
-static void library_agrees_with_oracle(void **state) {
-  (void)state;
+/* Cases [begin, end). */
+static void agree_with_oracle(enum favor_map map, uint64_t begin, uint64_t end) {
   struct run_contexts contexts = run_contexts_open();
   double worst[2] = {0, 0};
-  for (uint64_t number = 0; number < N_CASES; number++) {
+  for (uint64_t number = begin; number < end; number++) {
     struct test_case c;
     case_draw(number, &c);
+    c.problem.map = map;
     double longest, error = error_of_case(&contexts, &c, &longest);
     if (!(error <= BOUND[c.problem.precision])) {
       char text[256];
@@ -186,22 +208,34 @@ static void library_agrees_with_oracle(void **state) {
     worst[c.problem.precision] = oracle_worse(worst[c.problem.precision], error);
     case_release(&c);
   }
-  run_print("library against oracle, %d shapes: worst head %.3g in f32, %.3g in f64\n", N_CASES,
+  run_print("library against oracle, %d shapes: worst head %.3g in f32, %.3g in f64\n", (int)(end - begin),
             worst[FAVOR_PRECISION_F32], worst[FAVOR_PRECISION_F64]);
   run_contexts_close(&contexts);
   assert_all(worst[FAVOR_PRECISION_F32] <= BOUND[FAVOR_PRECISION_F32]);
   assert_all(worst[FAVOR_PRECISION_F64] <= BOUND[FAVOR_PRECISION_F64]);
 }
 
-/* The shape that bf16 is promised for, and those of f32 above, on the W that the plan rounded. */
+static void positive_map_agrees_with_oracle(void **state) {
+  (void)state;
+  agree_with_oracle(FAVOR_MAP_POSITIVE, 0, 40);
+}
+
+/* 20 numbers in a row cover what 40 do, but for the kernels that meet each spread. */
+static void hyperbolic_map_agrees_with_oracle(void **state) {
+  (void)state;
+  agree_with_oracle(FAVOR_MAP_HYPERBOLIC, 40, 60);
+}
+
+/* The shape that bf16 is promised for, and the cases of f32 above, on the W that the plan rounded. */
 static void bf16_agrees_with_oracle(void **state) {
   (void)state;
   if (case_count_kernels(FAVOR_PRECISION_BF16) == 0) return;
   struct run_contexts contexts = run_contexts_open();
   double worst = 0, worst_of_promise = 0;
-  for (uint64_t number = 0; number < N_CASES; number++) {
+  for (uint64_t number = 0; number < 60; number++) {
     struct test_case c;
     case_draw(number, &c);
+    c.problem.map = number < 40 ? FAVOR_MAP_POSITIVE : FAVOR_MAP_HYPERBOLIC;
     if (c.problem.precision == FAVOR_PRECISION_F32) {
       c.problem.precision = FAVOR_PRECISION_BF16;
       c.problem.kernel = case_kernel(number, FAVOR_PRECISION_BF16);
@@ -233,8 +267,9 @@ static void bf16_agrees_with_oracle(void **state) {
 
 int main(int argc, char **argv) {
   const struct CMUnitTest tests[] = {
-      mpi_unit_test(oracle_knows_the_sigmoid),  mpi_unit_test(oracle_agrees_with_all_pairs),
-      mpi_unit_test(oracle_approaches_softmax), mpi_unit_test(library_agrees_with_oracle),
+      mpi_unit_test(oracle_knows_the_sigmoid),        mpi_unit_test(oracle_knows_the_hyperbolic_cosine),
+      mpi_unit_test(oracle_agrees_with_all_pairs),    mpi_unit_test(oracle_approaches_softmax),
+      mpi_unit_test(positive_map_agrees_with_oracle), mpi_unit_test(hyperbolic_map_agrees_with_oracle),
       mpi_unit_test(bf16_agrees_with_oracle),
   };
   return mpi_cmocka_main(&argc, &argv, "oracle", tests, sizeof tests / sizeof tests[0]);

@@ -215,14 +215,24 @@ static struct favor_problem problem_of(bool is_causal, enum favor_precision prec
   return problem;
 }
 
-/* Both modes in all precisions of this machine; kernels take turns, starting with number `first_kernel`. */
+/* Both modes in all precisions of this machine, kernels taking turns from number `first_kernel` on; and both modes of
+ * the hyperbolic map with that kernel, one in each precision, or both in bf16. */
 static void for_each_kind(void (*body)(const struct run_contexts *contexts, struct favor_problem *problem),
                           uint64_t first_kernel) {
+  static const struct {
+    enum favor_precision precision;
+    enum favor_map map;
+  } kinds[] = {{FAVOR_PRECISION_F32, FAVOR_MAP_POSITIVE},    {FAVOR_PRECISION_F32, FAVOR_MAP_POSITIVE},
+               {FAVOR_PRECISION_F64, FAVOR_MAP_POSITIVE},    {FAVOR_PRECISION_F64, FAVOR_MAP_POSITIVE},
+               {FAVOR_PRECISION_F64, FAVOR_MAP_HYPERBOLIC},  {FAVOR_PRECISION_F32, FAVOR_MAP_HYPERBOLIC},
+               {FAVOR_PRECISION_BF16, FAVOR_MAP_POSITIVE},   {FAVOR_PRECISION_BF16, FAVOR_MAP_POSITIVE},
+               {FAVOR_PRECISION_BF16, FAVOR_MAP_HYPERBOLIC}, {FAVOR_PRECISION_BF16, FAVOR_MAP_HYPERBOLIC}};
   struct run_contexts contexts = run_contexts_open();
-  for (int kind = 0; kind < 6; kind++) {
-    struct favor_problem problem = problem_of(kind % 2, (enum favor_precision)(kind / 2));
-    if (case_count_kernels(problem.precision) == 0) continue;
-    problem.kernel = case_kernel(first_kernel + (uint64_t)(kind + kind / 2), problem.precision);
+  for (size_t kind = 0; kind < sizeof kinds / sizeof kinds[0]; kind++) {
+    if (case_count_kernels(kinds[kind].precision) == 0) continue;
+    struct favor_problem problem = problem_of(kind % 2, kinds[kind].precision);
+    problem.map = kinds[kind].map;
+    problem.kernel = case_kernel(first_kernel + (kind < 4 ? kind + kind / 2 : 0), problem.precision);
     body(&contexts, &problem);
   }
   run_contexts_close(&contexts);
@@ -298,13 +308,13 @@ static double least_span_bits(const struct run_contexts *contexts, const struct 
   struct favor_plan *plan = NULL;
   if (favor_plan_create(contexts->self, problem, &plan) != FAVOR_OK) return 0;
   double *w = run_projection_of_head(plan, problem, 0), least = INFINITY;
-  for (int64_t r = 0; r < problem->features; r++) {
+  for (int64_t i = 0; i < (problem->map == FAVOR_MAP_HYPERBOLIC ? 2 : 1) * problem->features; i++) {
+    const double *row = w + i % problem->features * problem->key_width, sign = i < problem->features ? 1 : -1;
     double low = INFINITY, high = -INFINITY;
     for (int64_t j = 0; j < problem->tokens; j++) {
       const double *key = case_key(&a->tensors, 0, j);
       double l = 0;
-      for (int64_t d = 0; d < problem->key_width; d++)
-        l += w[r * problem->key_width + d] * key[d] - 0.5 * key[d] * key[d];
+      for (int64_t d = 0; d < problem->key_width; d++) l += sign * row[d] * key[d] - 0.5 * key[d] * key[d];
       low = fmin(low, l / 0.6931471805599453);
       high = fmax(high, l / 0.6931471805599453);
     }

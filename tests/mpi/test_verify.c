@@ -23,13 +23,14 @@ struct pair {
   bool is_causal, has_segments, has_projection_per_head;
   enum favor_layout layout;
   enum favor_type in_type, out_type;
-  bool is_run_in_f64;
+  bool is_run_in_f64, is_hyperbolic;
   /* what is wrong */
   double percent; /* one element of head `wrong_head`, token `wrong_token` is off by so much; NaN: is NaN */
   int64_t wrong_head, wrong_token;
   bool is_projection_wrong, is_projection_missing, is_causal_wrong, is_segment_wrong;
   int64_t out_tokens_missing;
   const char *attribute_missing;
+  const char *map; /* is named instead of the right one */
 };
 
 static const struct pair plain = {.batch = 2,
@@ -91,6 +92,7 @@ static void compute(struct data *data) {
                                        .segments = p->has_segments ? data->segments : NULL,
                                        .n_segments = 3,
                                        .is_causal = p->is_causal,
+                                       .is_hyperbolic = p->is_hyperbolic,
                                        .projection =
                                            data->projection + (p->has_projection_per_head ? g % p->kv_heads : 0) *
                                                                   p->features * p->key_width};
@@ -180,7 +182,7 @@ static enum favor_status write_in(const struct data *data) {
 static int attributes_of(const struct pair *p, struct favor_attribute *attributes) {
   const struct favor_attribute all[] = {
       {.name = "method", .text = "favor"},
-      {.name = "map", .text = "positive"},
+      {.name = "map", .text = ""},
       {.name = "precision", .text = ""},
       {.name = "layout", .text = ""},
       {.name = "query", .text = "q"},
@@ -194,6 +196,8 @@ static int attributes_of(const struct pair *p, struct favor_attribute *attribute
   for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
     if (p->attribute_missing && strcmp(all[i].name, p->attribute_missing) == 0) continue;
     attributes[n] = all[i];
+    if (strcmp(all[i].name, "map") == 0)
+      strcpy(attributes[n].text, p->map ? p->map : p->is_hyperbolic ? "hyperbolic" : "positive");
     if (strcmp(all[i].name, "precision") == 0) strcpy(attributes[n].text, p->is_run_in_f64 ? "f64" : "f32");
     if (strcmp(all[i].name, "layout") == 0)
       strcpy(attributes[n].text, p->layout == FAVOR_HEADS_FIRST ? "heads-first" : "tokens-first");
@@ -298,8 +302,8 @@ static void expect_passed(const struct pair *pair) {
 
 static void test_right_outputs_pass(void **state) {
   (void)state;
-  struct pair pairs[9];
-  for (int i = 0; i < 9; i++) pairs[i] = plain;
+  struct pair pairs[10];
+  for (int i = 0; i < 10; i++) pairs[i] = plain;
   pairs[1].is_causal = true;
   pairs[2].has_segments = pairs[2].has_projection_per_head = true;
   pairs[3].layout = FAVOR_TOKENS_FIRST;
@@ -312,7 +316,8 @@ static void test_right_outputs_pass(void **state) {
   pairs[7].tokens = 1;
   pairs[8].tokens = 3; /* fewer than some runs have ranks */
   pairs[8].has_segments = true;
-  for (int i = 0; i < 9; i++) expect_passed(&pairs[i]);
+  pairs[9].is_hyperbolic = pairs[9].is_causal = true;
+  for (int i = 0; i < 10; i++) expect_passed(&pairs[i]);
 }
 
 static void test_no_tokens_pass(void **state) {
@@ -403,6 +408,15 @@ static void test_other_mask_fails(void **state) {
   json_decref(report);
 }
 
+static void test_other_map_fails(void **state) {
+  (void)state;
+  struct pair pair = plain;
+  json_t *report;
+  pair.map = "hyperbolic";
+  expect_failed(&pair, "64", &report);
+  json_decref(report);
+}
+
 /* ---- files that do not belong together ------------------------------------------------------------------------------
  */
 
@@ -427,6 +441,9 @@ static void test_foreign_files_are_refused(void **state) {
   pair = plain;
   pair.attribute_missing = "method";
   expect_refused(&pair, "no attribute `method`");
+  pair = plain;
+  pair.map = "unheard-of";
+  expect_refused(&pair, "made with map 'unheard-of'");
   pair = plain;
   pair.out_tokens_missing = 1;
   expect_refused(&pair, "tokens 149");
@@ -515,6 +532,7 @@ int main(int argc, char **argv) {
       mpi_unit_test(test_nan_fails_and_is_named),
       mpi_unit_test(test_other_projection_fails),
       mpi_unit_test(test_other_mask_fails),
+      mpi_unit_test(test_other_map_fails),
       mpi_unit_test(test_foreign_files_are_refused),
       mpi_unit_test(test_nan_in_the_input_is_named),
       mpi_unit_test(test_failures_are_agreed),

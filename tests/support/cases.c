@@ -178,11 +178,12 @@ void case_describe(const struct test_case *c, char *text, size_t size) {
   const struct favor_problem *p = &c->problem;
   snprintf(
       text, size,
-      "case %2d: %s %s B=%lld H=%lld G=%lld N=%lld D=%lld E=%lld M=%lld segments=%lld spread=%g %s %s%s threads=%d "
+      "case %2d: %s%s %s B=%lld H=%lld G=%lld N=%lld D=%lld E=%lld M=%lld segments=%lld spread=%g %s %s%s threads=%d "
       "scan=%d %s",
-      (int)c->number, p->is_causal ? "causal" : "bidirectional", precisions[p->precision], (long long)p->batch,
-      (long long)p->heads, (long long)p->kv_heads, (long long)p->tokens, (long long)p->key_width,
-      (long long)p->value_width, (long long)p->features, (long long)(p->segments ? p->n_segments : 1), c->spread,
+      (int)c->number, p->map == FAVOR_MAP_HYPERBOLIC ? "hyperbolic " : "", p->is_causal ? "causal" : "bidirectional",
+      precisions[p->precision], (long long)p->batch, (long long)p->heads, (long long)p->kv_heads, (long long)p->tokens,
+      (long long)p->key_width, (long long)p->value_width, (long long)p->features,
+      (long long)(p->segments ? p->n_segments : 1), c->spread,
       p->projection == FAVOR_PROJECTION_GAUSSIAN ? "gaussian" : "orthogonal",
       p->row_norm == FAVOR_ROW_NORM_CHI ? "chi" : "sqrt", p->has_projection_per_head ? " per head" : "", p->threads,
       (int)p->scan, p->kernel);

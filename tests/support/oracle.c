@@ -18,6 +18,15 @@ static double scale_of(const struct oracle_head *head) {
   return head->scale > 0 ? head->scale : 1.0 / sqrt((double)head->key_width);
 }
 
+static int64_t n_features_of(const struct oracle_head *head) { return (head->is_hyperbolic ? 2 : 1) * head->features; }
+
+/* Column d of the direction of feature r. */
+static double direction(const struct oracle_head *head, int64_t r, int64_t d) {
+  bool is_minus = r >= head->features;
+  double w = head->projection[(is_minus ? r - head->features : r) * head->key_width + d];
+  return is_minus ? -w : w;
+}
+
 static int64_t n_segments_of(const struct oracle_head *head) { return head->segments ? head->n_segments : 1; }
 static int64_t segment_begin(const struct oracle_head *head, int64_t s) {
   return head->segments ? head->segments[s] : 0;
@@ -39,7 +48,7 @@ struct running {
 };
 
 static struct running running_create(const struct oracle_head *head) {
-  int64_t features = head->features, width = head->value_width, key_width = head->key_width;
+  int64_t features = n_features_of(head), width = head->value_width, key_width = head->key_width;
   struct running sums = {.features = features,
                          .width = width,
                          .key_width = key_width,
@@ -50,7 +59,7 @@ static struct running running_create(const struct oracle_head *head) {
                          .z = allocate(features, sizeof(double)),
                          .s = allocate(features * width, sizeof(double))};
   for (int64_t r = 0; r < features; r++)
-    for (int64_t d = 0; d < key_width; d++) sums.transposed[d * features + r] = head->projection[r * key_width + d];
+    for (int64_t d = 0; d < key_width; d++) sums.transposed[d * features + r] = direction(head, r, d);
   return sums;
 }
 
@@ -134,7 +143,7 @@ void oracle_attend(const struct oracle_head *head, const double *q, const double
 
 /* l_r of every token, [N][M]. */
 static long double *all_log_features(const struct oracle_head *head, const double *x) {
-  int64_t key_width = head->key_width, features = head->features;
+  int64_t key_width = head->key_width, features = n_features_of(head);
   long double root_scale = sqrtl((long double)scale_of(head));
   long double *l = allocate(head->tokens * features, sizeof *l);
   for (int64_t i = 0; i < head->tokens; i++)
@@ -142,7 +151,7 @@ static long double *all_log_features(const struct oracle_head *head, const doubl
       long double dot = 0, norm2 = 0;
       for (int64_t d = 0; d < key_width; d++) {
         long double scaled = root_scale * (long double)x[i * key_width + d];
-        dot += (long double)head->projection[r * key_width + d] * scaled;
+        dot += (long double)direction(head, r, d) * scaled;
         norm2 += scaled * scaled;
       }
       l[i * features + r] = dot - norm2 / 2;
@@ -173,7 +182,7 @@ static void weighted_mean(const long double *log_weight, int64_t begin, int64_t 
 
 void oracle_attend_pairs(const struct oracle_head *head, const double *q, const double *k, const double *v,
                          double *out) {
-  int64_t width = head->value_width, features = head->features;
+  int64_t width = head->value_width, features = n_features_of(head);
   long double *log_q = all_log_features(head, q), *log_k = all_log_features(head, k);
   long double *log_weight = allocate(head->tokens, sizeof *log_weight);
   for (int64_t segment = 0; segment < n_segments_of(head); segment++) {

@@ -1,8 +1,10 @@
-/* Attention with positive random features, in float64 and straight from the definition at the head of favor.h:
- * what the library has to agree with. Shares no line with it.
+/* Attention with positive or hyperbolic random features, in float64 and straight from the definition at the head of
+ * favor.h: what the library has to agree with. Shares no line with it.
  *
  *   l_r(x) = w_r . x~ - |x~|^2 / 2,  x~ = sqrt(scale) x
  *   out_i  = sum_j K_ij v_j / sum_j K_ij,  K_ij = sum_r exp(l_r(q_i) + l_r(k_j))      (1/M cancels)
+ *
+ * with r over the rows w of the projection; hyperbolic: over w and -w.
  */
 #ifndef FAVOR_TESTS_ORACLE_H
 #define FAVOR_TESTS_ORACLE_H
@@ -15,7 +17,7 @@ struct oracle_head {
   int64_t tokens, key_width, value_width, features; /* N, D, E, M */
   const int64_t *segments;                          /* [n_segments + 1]; NULL: one segment */
   int64_t n_segments;
-  bool is_causal;
+  bool is_causal, is_hyperbolic;
   double scale;             /* of the logits; 0: D^-1/2 */
   const double *projection; /* [M][D] */
 };

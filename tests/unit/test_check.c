@@ -151,6 +151,7 @@ static double *expected(const struct fixture *f, enum check_answer answer, int64
                                .segments = s->has_segments ? f->segments : NULL,
                                .n_segments = N_SEGMENTS,
                                .is_causal = s->is_causal,
+                               .is_hyperbolic = f->problem.map == FAVOR_MAP_HYPERBOLIC,
                                .projection = f->projection + g % s->projections * s->features * s->key_width};
   double *out = malloc((size_t)(s->tokens * s->value_width) * sizeof *out);
   double *zero = calloc((size_t)(s->tokens * s->key_width), sizeof *zero); /* keys that all weigh the same */
@@ -199,13 +200,15 @@ static void test_answers_are_the_oracles(void **state) {
       {"keys far apart", 300, 1, 1, 8, 4, 3, 60, 1, 40.0, false, true, false},
       {"every sum of features underflows", 300, 1, 2, 1, 4, 6, 60, 1, 0.5, true, true, true},
   };
-  for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+  for (size_t i = 0; i < 2 * (sizeof shapes / sizeof *shapes); i++) {
+    const struct shape *shape = &shapes[i / 2];
     struct fixture fixture;
-    setup_case(&fixture, &shapes[i]);
+    setup_case(&fixture, shape);
+    fixture.problem.map = i % 2 ? FAVOR_MAP_HYPERBOLIC : FAVOR_MAP_POSITIVE;
     for (int parts = 1; parts <= 4; parts += 3) {
       struct check *check = check_in_parts(&fixture, parts);
       const double error = largest_error(&fixture, check);
-      print_message("%s, %d parts: %.1e\n", shapes[i].name, parts, error);
+      print_message("%s, map %d, %d parts: %.1e\n", shape->name, (int)fixture.problem.map, parts, error);
       /* A logarithm of size L brings its weight a relative error of L 2^-53, and L reaches thousands here. */
       assert_true(error <= 1e-12);
       check_destroy(&check);

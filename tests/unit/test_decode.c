@@ -40,13 +40,14 @@ static struct data *make_data(double spread) {
 }
 
 /* A plan whose first n tokens of the data were attended, so that its final state is the one after them. */
-static struct favor_plan *attend_in(enum favor_precision precision, struct data *data, int64_t n) {
+static struct favor_plan *attend_in(enum favor_precision precision, struct data *data, int64_t n, enum favor_map map) {
   struct favor_problem problem = favor_problem_default();
   problem.heads = HEADS;
   problem.kv_heads = KV_HEADS;
   problem.tokens = n;
   problem.key_width = D;
   problem.value_width = E;
+  problem.map = map;
   problem.features = 50;
   problem.is_causal = true;
   problem.precision = precision;
@@ -58,7 +59,9 @@ static struct favor_plan *attend_in(enum favor_precision precision, struct data 
   return plan;
 }
 
-static struct favor_plan *attend(struct data *data, int64_t n) { return attend_in(FAVOR_PRECISION_F32, data, n); }
+static struct favor_plan *attend(struct data *data, int64_t n, enum favor_map map) {
+  return attend_in(FAVOR_PRECISION_F32, data, n, map);
+}
 
 static void decode(struct favor_decoder *decoder, struct data *data, int64_t begin, int64_t end) {
   for (int64_t t = begin; t < end; t++) {
@@ -86,9 +89,9 @@ static double worst_head(struct data *data, int64_t begin) {
 
 static void decoding_is_the_batch(void **state) {
   (void)state;
-  for (double spread = 0.3; spread < 5; spread *= 3) {
-    struct data *data = make_data(spread);
-    struct favor_plan *plan = attend(data, TOKENS);
+  for (int i = 0; i < 6; i++) {
+    struct data *data = make_data(0.3 * pow(3, i / 2));
+    struct favor_plan *plan = attend(data, TOKENS, i % 2 ? FAVOR_MAP_HYPERBOLIC : FAVOR_MAP_POSITIVE);
     struct favor_decoder *decoder = NULL;
     assert_int_equal(favor_decoder_create(plan, &decoder), FAVOR_OK);
     decode(decoder, data, 0, TOKENS);
@@ -100,10 +103,9 @@ static void decoding_is_the_batch(void **state) {
 }
 
 /* From the batch's state after CUT tokens, and once more saved and loaded on the way. */
-static void states_go_in_and_out(void **state) {
-  (void)state;
+static void states_go_in_and_out_of(enum favor_map map) {
   struct data *data = make_data(1);
-  struct favor_plan *prefix = attend(data, CUT), *plan = attend(data, TOKENS);
+  struct favor_plan *prefix = attend(data, CUT, map), *plan = attend(data, TOKENS, map);
   struct favor_decoder *first = NULL, *second = NULL;
   void *bytes = malloc(favor_plan_export_bytes(plan));
   assert_int_equal(favor_decoder_create(plan, &first), FAVOR_OK);
@@ -130,14 +132,20 @@ static void states_go_in_and_out(void **state) {
   free(data);
 }
 
+static void states_go_in_and_out(void **state) {
+  (void)state;
+  states_go_in_and_out_of(FAVOR_MAP_POSITIVE);
+  states_go_in_and_out_of(FAVOR_MAP_HYPERBOLIC);
+}
+
 /* A decoder rounds nothing but W, so that it is as far from the batch as the batch from the definition: 4e-3 at a
  * spread of 0.5, as in test_oracle. From a state of the batch, too. */
 static void bf16_is_decoded_unrounded(void **state) {
   (void)state;
   if (!kernel_find("auto", FAVOR_PRECISION_BF16)) skip();
   struct data *data = make_data(0.5);
-  struct favor_plan *prefix = attend_in(FAVOR_PRECISION_BF16, data, CUT);
-  struct favor_plan *plan = attend_in(FAVOR_PRECISION_BF16, data, TOKENS);
+  struct favor_plan *prefix = attend_in(FAVOR_PRECISION_BF16, data, CUT, FAVOR_MAP_POSITIVE);
+  struct favor_plan *plan = attend_in(FAVOR_PRECISION_BF16, data, TOKENS, FAVOR_MAP_POSITIVE);
   struct favor_decoder *decoder = NULL;
   void *bytes = malloc(favor_plan_export_bytes(plan));
   assert_int_equal(favor_decoder_create(plan, &decoder), FAVOR_OK);
@@ -159,7 +167,7 @@ static void bf16_is_decoded_unrounded(void **state) {
 static void what_is_not_finite_changes_nothing(void **state) {
   (void)state;
   struct data *data = make_data(1);
-  struct favor_plan *plan = attend(data, TOKENS);
+  struct favor_plan *plan = attend(data, TOKENS, FAVOR_MAP_POSITIVE);
   struct favor_decoder *decoder = NULL;
   assert_int_equal(favor_decoder_create(plan, &decoder), FAVOR_OK);
   decode(decoder, data, 0, 10);

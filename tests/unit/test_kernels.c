@@ -104,11 +104,16 @@ struct problem {
   struct guarded k, v, q, v_scale, out_scale;
 };
 
-static struct problem problem_create(int precision, enum side side, int64_t d, int64_t e, int64_t m, int64_t n,
-                                     double spread) {
+/* m directions of one or both signs. */
+static struct problem problem_create(int precision, enum side side, int64_t d, int64_t e, int64_t m, int64_t signs,
+                                     int64_t n, double spread) {
   struct problem p = {.precision = precision,
                       .side = side,
-                      .shape = {d, e, m, (e + 15) / 16 * 16},
+                      .shape = {.key_width = d,
+                                .value_width = e,
+                                .directions = m,
+                                .features = signs * m,
+                                .s_stride = (e + 15) / 16 * 16},
                       .n = n,
                       .n_heads = 1 + (d + m) % 2,
                       .k_stride = d + n % 3,
@@ -293,9 +298,9 @@ static void causal_in_two(struct work *w, int64_t turn) {
 static void check(bool is_right, const struct work *w, const char *what, double error) {
   if (is_right) return;
   const struct problem *p = w->problem;
-  fail_msg("%s %s D=%lld E=%lld M=%lld n=%lld: %s off by %.3g", w->kernel->name, precision_names[p->precision],
-           (long long)p->shape.key_width, (long long)p->shape.value_width, (long long)p->shape.features,
-           (long long)p->n, what, error);
+  fail_msg("%s %s D=%lld E=%lld M=%lld of %lld signs n=%lld: %s off by %.3g", w->kernel->name,
+           precision_names[p->precision], (long long)p->shape.key_width, (long long)p->shape.value_width,
+           (long long)p->shape.directions, (long long)kernel_signs(&p->shape), (long long)p->n, what, error);
 }
 
 /* The rounding of l is an error of the feature, and l grows with the square of the spread. */
@@ -400,17 +405,21 @@ static void agrees_at_every_width_of(const struct kernel *kernel, int precision)
   for (int i = 0; i < 3 * N_WIDTHS; i++) {
     int64_t d = widths[i % N_WIDTHS], e = widths[(3 * i + 5) % N_WIDTHS], m = widths[(5 * i + i / N_WIDTHS) % N_WIDTHS];
     int64_t n = i % 4 == 0 ? kernel->tile_tokens : i % 4 == 1 ? 2 * kernel->causal_tokens + 1 : 1 + 7 * i % 60;
-    struct problem p = problem_create(precision, i % 2 ? AT_START : AT_END, d, e, m, n, 1);
-    compare_problem(kernel, &p);
-    problem_destroy(&p);
+    for (int64_t signs = 1; signs <= 2; signs++) {
+      struct problem p = problem_create(precision, i % 2 ? AT_START : AT_END, d, e, m, signs, n, 1);
+      compare_problem(kernel, &p);
+      problem_destroy(&p);
+    }
   }
 }
 
 static void agrees_at_every_length_of(const struct kernel *kernel, int precision) {
   for (int64_t n = 1; n <= kernel->tile_tokens; n++) {
-    struct problem p = problem_create(precision, n % 2 ? AT_START : AT_END, 5, 19, 35, n, 1);
-    compare_problem(kernel, &p);
-    problem_destroy(&p);
+    for (int64_t signs = 1; signs <= 2; signs++) {
+      struct problem p = problem_create(precision, n % 2 ? AT_START : AT_END, 5, 19, 35, signs, n, 1);
+      compare_problem(kernel, &p);
+      problem_destroy(&p);
+    }
   }
 }
 
@@ -418,54 +427,64 @@ static void agrees_at_every_length_of(const struct kernel *kernel, int precision
 static void agrees_at_every_spread_of(const struct kernel *kernel, int precision) {
   static const double spreads[] = {0, 0.1, 2, 4, 8, 16, 64};
   for (int i = 0; i < (int)(sizeof spreads / sizeof spreads[0]); i++) {
-    struct problem p = problem_create(precision, AT_END, 16, 33, 70, 3 * kernel->tile_tokens - 5, spreads[i]);
-    compare_problem(kernel, &p);
-    problem_destroy(&p);
+    for (int64_t signs = 1; signs <= 2; signs++) {
+      struct problem p = problem_create(precision, AT_END, 16, 33, 70, signs, 3 * kernel->tile_tokens - 5, spreads[i]);
+      compare_problem(kernel, &p);
+      problem_destroy(&p);
+    }
   }
 }
 
-/* Bits of sums and outputs that must not depend on how the tokens come: where the exponents are wild. */
-static void keeps_its_bits_of(const struct kernel *kernel, int precision) {
-  static const double spreads[] = {1, 4, 16, 64, 256};
-  for (int i = 0; i < (int)(sizeof spreads / sizeof spreads[0]); i++) {
-    int64_t n = kernel->tile_tokens + kernel->causal_tokens / 2 + 1, cut = n - kernel->causal_tokens / 4;
-    struct problem p = problem_create(precision, AT_END, 16, 33, 70, n, spreads[i]);
-    struct work whole, absorbed, shorter;
-    work_create(kernel, &p, &whole);
-    work_create(kernel, &p, &absorbed);
-    work_create(kernel, &p, &shorter);
-    causal(&whole, 0, n, &no_state);
-    absorb(&absorbed, 0, n);
-    check_same_sums(&absorbed, &whole);
-    causal(&shorter, 0, cut, &no_state);
-    for (int64_t h = 0; h < p.n_heads; h++) {
-      for (int64_t t = 0; t < cut; t++) {
-        size_t bytes = (size_t)p.shape.value_width * real_bytes[precision];
-        size_t at = (size_t)(h * n + t) * bytes;
-        bool is_lost = ((bool *)whole.is_lost.data)[h * n + t];
-        check(is_lost == ((bool *)shorter.is_lost.data)[h * n + t], &whole,
-              "loss of a row, with later tokens and without;"
-              " token",
-              (double)t);
-        check(is_lost || memcmp(whole.out.data + at, shorter.out.data + at, bytes) == 0, &whole,
-              "bits of an output, with later tokens and without; token", (double)t);
-        for (int64_t e = 0; e < p.shape.value_width && !is_lost; e++) {
-          check(isfinite(get(precision, whole.out.data, (h * n + t) * p.shape.value_width + e)), &whole, "output", NAN);
-        }
+/* Bits of sums and outputs that must not depend on how the tokens come. The first `cut` tokens alone, and all. */
+static void compare_bits(const struct kernel *kernel, const struct problem *p, int64_t cut) {
+  int64_t n = p->n;
+  struct work whole, absorbed, shorter;
+  work_create(kernel, p, &whole);
+  work_create(kernel, p, &absorbed);
+  work_create(kernel, p, &shorter);
+  causal(&whole, 0, n, &no_state);
+  absorb(&absorbed, 0, n);
+  check_same_sums(&absorbed, &whole);
+  causal(&shorter, 0, cut, &no_state);
+  for (int64_t h = 0; h < p->n_heads; h++) {
+    for (int64_t t = 0; t < cut; t++) {
+      size_t bytes = (size_t)p->shape.value_width * real_bytes[p->precision];
+      size_t at = (size_t)(h * n + t) * bytes;
+      bool is_lost = ((bool *)whole.is_lost.data)[h * n + t];
+      check(is_lost == ((bool *)shorter.is_lost.data)[h * n + t], &whole,
+            "loss of a row, with later tokens and without;"
+            " token",
+            (double)t);
+      check(is_lost || memcmp(whole.out.data + at, shorter.out.data + at, bytes) == 0, &whole,
+            "bits of an output, with later tokens and without; token", (double)t);
+      for (int64_t e = 0; e < p->shape.value_width && !is_lost; e++) {
+        check(isfinite(get(p->precision, whole.out.data, (h * n + t) * p->shape.value_width + e)), &whole, "output",
+              NAN);
       }
     }
-    work_destroy(&whole);
-    work_destroy(&absorbed);
-    work_destroy(&shorter);
+  }
+  work_destroy(&whole);
+  work_destroy(&absorbed);
+  work_destroy(&shorter);
+}
+
+/* Where the exponents are wild. */
+static void keeps_its_bits_of(const struct kernel *kernel, int precision) {
+  static const double spreads[] = {1, 4, 16, 64, 256};
+  for (int i = 0; i < 2 * (int)(sizeof spreads / sizeof spreads[0]); i++) {
+    int64_t n = kernel->tile_tokens + kernel->causal_tokens / 2 + 1;
+    struct problem p = problem_create(precision, AT_END, 16, 33, 70, 1 + i % 2, n, spreads[i / 2]);
+    compare_bits(kernel, &p, n - kernel->causal_tokens / 4);
     problem_destroy(&p);
   }
 }
 
-/* z 2^exponent of one key whose l_r is given, as the sum of three numbers that no precision rounds. */
-static void exponentials(const struct kernel *kernel, int precision, int64_t m, const double *l, double *fraction,
-                         int32_t *exponent) {
+/* z 2^exponent of one key whose l_r is given, as the sum of three numbers that no precision rounds, and of -l_r after
+ * all those where there are two signs. */
+static void exponentials(const struct kernel *kernel, int precision, int64_t m, int64_t signs, const double *l,
+                         double *fraction, int32_t *exponent) {
   enum { N_PARTS = 3 };
-  struct problem p = problem_create(precision, AT_END, N_PARTS, 1, m, 1, 1);
+  struct problem p = problem_create(precision, AT_END, N_PARTS, 1, m, signs, 1, 1);
   for (int64_t i = 0; i < N_PARTS * m; i++) {
     int64_t r = i / N_PARTS, part = i % N_PARTS;
     double rest = l[r];
@@ -478,7 +497,7 @@ static void exponentials(const struct kernel *kernel, int precision, int64_t m, 
   struct work w;
   work_create(kernel, &p, &w);
   absorb(&w, 0, 1);
-  for (int64_t r = 0; r < m; r++) {
+  for (int64_t r = 0; r < signs * m; r++) {
     fraction[r] = get(precision, w.sum.z, r);
     exponent[r] = w.sum.exponent[r];
   }
@@ -497,7 +516,7 @@ static void exponential_is_accurate_of(const struct kernel *kernel, int precisio
       double x = ranges[i] * (2 * uniform() - 1);
       l[r] = r % 8 == 0 ? rint(x) : precision == F64 ? x : (double)(float)x; /* bf16: in parts */
     }
-    exponentials(kernel, precision, M, l, fraction, exponent);
+    exponentials(kernel, precision, M, 1, l, fraction, exponent);
     for (int r = 0; r < M; r++) {
       long double exact = exp2l((long double)l[r] - exponent[r]);
       double ulp = ulp_of_one[precision] * (exact < 1 ? 0.5 : 1), error = (double)fabsl(fraction[r] - exact) / ulp;
@@ -520,7 +539,7 @@ static void exponential_knows_no_shift_of(const struct kernel *kernel, int preci
   int32_t exponent[2][M];
   for (int shift = 0; shift <= 3000; shift += 1500) {
     for (int r = 0; r < M; r++) l[r] = (r + 0.5) / M - 0.5 + shift;
-    exponentials(kernel, precision, M, l, fraction[shift > 0], exponent[shift > 0]);
+    exponentials(kernel, precision, M, 1, l, fraction[shift > 0], exponent[shift > 0]);
     for (int r = 0; r < M; r++) {
       assert_true(fraction[shift > 0][r] == fraction[0][r] && exponent[shift > 0][r] == exponent[0][r] + shift);
     }
@@ -530,11 +549,54 @@ static void exponential_knows_no_shift_of(const struct kernel *kernel, int preci
 /* The longest rows of W that a plan accepts with the longest token. */
 static void long_exponents_are_kept_of(const struct kernel *kernel, int precision) {
   enum { M = 33 };
-  double l[M], fraction[M];
-  int32_t exponent[M];
+  double l[M], fraction[2 * M];
+  int32_t exponent[2 * M];
   for (int r = 0; r < M; r++) l[r] = (r - M / 2) * 0x1p24;
-  exponentials(kernel, precision, M, l, fraction, exponent);
-  for (int r = 0; r < M; r++) assert_true(fraction[r] == 1 && exponent[r] == (int32_t)l[r]);
+  exponentials(kernel, precision, M, 2, l, fraction, exponent);
+  for (int r = 0; r < M; r++) {
+    assert_true(fraction[r] == 1 && exponent[r] == (int32_t)l[r]);
+    assert_true(fraction[M + r] == 1 && exponent[M + r] == -(int32_t)l[r]);
+  }
+}
+
+/* Every feature of every key, of both signs: sum_j 2^(w'_r . k_j - h_j) and sum_j 2^(-w'_r . k_j - h_j). */
+static void compare_with_definition(const struct work *w, double bound) {
+  const struct problem *p = w->problem;
+  const int64_t width = p->shape.key_width, directions = p->shape.directions;
+  for (int64_t r = 0; r < p->shape.features; r++) {
+    const double *row = p->w + r % directions * width;
+    long double sum = 0, top = -INFINITY;
+    for (int64_t j = 0; j < p->n; j++) {
+      long double u = 0;
+      for (int64_t d = 0; d < width; d++) {
+        u += (long double)row[d] * (long double)p->factor *
+             (long double)get(p->precision, p->k.data, j * p->k_stride + d);
+      }
+      long double l = (r < directions ? u : -u) - (long double)p->half_norm[j];
+      sum += exp2l(l);
+      top = fmaxl(top, l);
+    }
+    double fraction = (double)(top - w->sum.exponent[r]);
+    check(fraction >= -0.5 - bound && fraction <= 1 + bound, w, "exponent from the definition's", fraction);
+    double error = (double)fabsl(ldexpl(get(p->precision, w->sum.z, r), w->sum.exponent[r]) / sum - 1);
+    check(error <= bound, w, "feature from the definition", error);
+  }
+}
+
+static void features_are_those_of_the_definition_of(const struct kernel *kernel, int precision) {
+  static const int64_t directions[] = {1, 2, 7, 8, 9, 15, 16, 17, 24, 33, 64, 70, 129};
+  for (int i = 0; i < (int)(sizeof directions / sizeof directions[0]); i++) {
+    for (int64_t signs = 1; signs <= 2; signs++) {
+      int64_t n = 1 + 13 * i % kernel->tile_tokens;
+      struct problem p = problem_create(precision, i % 2 ? AT_START : AT_END, 5 + i, 3, directions[i], signs, n, 1);
+      struct work w;
+      work_create(kernel, &p, &w);
+      absorb(&w, 0, n);
+      compare_with_definition(&w, tolerance[precision] + (precision == BF16 ? bf16_tolerance : 0));
+      work_destroy(&w);
+      problem_destroy(&p);
+    }
+  }
 }
 
 static void measures_of(const struct kernel *kernel, int precision) {
@@ -575,6 +637,7 @@ static void measures_of(const struct kernel *kernel, int precision) {
     (void)state;                                                                                                       \
     for_each_kernel(name##_of);                                                                                        \
   }
+TEST(features_are_those_of_the_definition)
 TEST(agrees_at_every_width)
 TEST(agrees_at_every_length)
 TEST(agrees_at_every_spread)
@@ -590,6 +653,7 @@ int main(void) {
       cmocka_unit_test(exponential_is_accurate),
       cmocka_unit_test(exponential_knows_no_shift),
       cmocka_unit_test(long_exponents_are_kept),
+      cmocka_unit_test(features_are_those_of_the_definition),
       cmocka_unit_test(agrees_at_every_length),
       cmocka_unit_test(agrees_at_every_width),
       cmocka_unit_test(agrees_at_every_spread),

@@ -1,9 +1,10 @@
-/* Lemma 2 of Choromanski et al. 2021 for the positive map: the mean square error of the kernel's estimate times M, for
- * |x| = |y| = 1 and iid rows, at three angles, by quadrature over (w.x, w.y).
+/* Lemma 2 of Choromanski et al. 2021 for the positive and the hyperbolic map: the mean square error of the kernel's
+ * estimate times M, for |x| = |y| = 1 and iid rows, by quadrature over (w.x, w.y).
  *
- * The features are those that the library computes. A head with the single feature w, keys x, y, 0 and the unit vectors
- * for values gives out = (phi(x), phi(y), phi(0)) / sum, with phi(0) = 1; so out_0 / out_2 = phi(x) and out_1 / out_2 =
- * phi(y). One key head stands at every point w of the quadrature. */
+ * The features are those that the library computes. A head with the single direction w, keys x, y, 0 and the unit
+ * vectors for values gives a query q the output (K(q, x), K(q, y), K(q, 0)) / sum, where K(a, b) = phi(a).phi(b) and
+ * K(0, 0) = 1. So query 0 tells K(0, x) = K(x, 0), and query x then tells K(x, y). One key head stands at every point w
+ * of the quadrature. */
 #include "mpi_cmocka.h"
 
 #include <math.h>
@@ -13,15 +14,20 @@
 
 /* The trapezoid rule converges geometrically for a Gaussian times exponentials (Trefethen and Weideman, "The
  * exponentially convergent trapezoidal rule", SIAM Review 2014). The integrand exp(2 w.(x + y)) exp(-|w|^2 / 2) has its
- * peak at 2 (x + y), at most 4 away from 0. */
-enum { POINTS = 47, N_POINTS = POINTS * POINTS, TOKENS = 3 };
-static const double STEP = 0.5, FIRST = -9.5; /* to 13.5 */
+ * peak at 2 (x + y), at most 4 away from 0, and of the hyperbolic map there is another opposite. */
+enum { POINTS = 55, N_POINTS = POINTS * POINTS, TOKENS = 3, N_MAPS = 2 };
+static const double STEP = 0.5, FIRST = -13.5; /* to 13.5 */
 
 struct angle {
   double x[2], y[2];
-  double expected;        /* (exp(|x + y|^2) - 1) exp(2 x.y) */
-  double figure, rounded; /* the same to four digits, and half a unit of the last */
+  double figure[N_MAPS], rounded[N_MAPS]; /* the error to four digits by map, and half a unit of the last; NAN: any */
 };
+
+/* In closed form: E cosh(w.z)^2 = (1 + exp(2 |z|^2)) / 2, z = x + y. */
+static double expected(enum favor_map map, double dot) {
+  double square = exp(2 * dot);
+  return map == FAVOR_MAP_POSITIVE ? (exp(2 + 2 * dot) - 1) * square : (exp(-2) + exp(2 + 4 * dot)) / 2 - square;
+}
 
 static double point(int64_t i) { return FIRST + STEP * (double)i; }
 
@@ -30,19 +36,19 @@ static void fill(const struct angle *angle, struct case_tensors *t) {
     for (int64_t j = 0; j < TOKENS; j++)
       for (int64_t d = 0; d < TOKENS; d++) {
         if (d < 2) case_key(t, h, j)[d] = j == 0 ? angle->x[d] : j == 1 ? angle->y[d] : 0;
-        if (d < 2) case_query(t, h, j)[d] = 0;
+        if (d < 2) case_query(t, h, j)[d] = case_key(t, h, j)[d];
         case_value(t, h, j)[d] = d == j;
       }
 }
 
-/* E (phi(x) phi(y))^2 - exp(2 x.y) over w ~ N(0, 1)^2. */
+/* E K(x, y)^2 - exp(2 x.y) over w ~ N(0, 1)^2. */
 static double mean_square_error(const struct angle *angle, const double *out) {
   double second_moment = 0, mean = 0;
   for (int64_t h = 0; h < N_POINTS; h++) {
     double w0 = point(h / POINTS), w1 = point(h % POINTS);
     double density = exp(-(w0 * w0 + w1 * w1) / 2) / 6.283185307179586477 * STEP * STEP;
-    const double *row = out + h * TOKENS * TOKENS; /* of the first query */
-    double kernel = row[0] / row[2] * (row[1] / row[2]);
+    const double *of_x = out + h * TOKENS * TOKENS, *of_0 = of_x + 2 * TOKENS;
+    double kernel = of_0[0] / of_0[2] * (of_x[1] / of_x[2]);
     mean += density * kernel;
     second_moment += density * kernel * kernel;
   }
@@ -51,14 +57,32 @@ static double mean_square_error(const struct angle *angle, const double *out) {
   return second_moment - exact * exact;
 }
 
+/* Of one map, at each angle. */
+static void compare(const struct run_contexts *contexts, struct favor_problem *problem, double *out) {
+  static const struct angle angles[] = {
+      {{1, 0}, {0, 1}, {6.389, 2.762}, {5e-4, 5e-4}},
+      {{1, 0}, {1, 0}, {396.0, 194.4}, {0.05, 0.05}},
+      {{1, 0}, {-1, 0}, {0, 0}, {1e-8, 1e-8}},
+      {{0.6, 0.8}, {0.28, 0.96}, {(double)NAN, (double)NAN}, {0, 0}},
+  };
+  for (size_t i = 0; i < sizeof angles / sizeof angles[0]; i++) {
+    const struct angle *angle = &angles[i];
+    struct case_tensors t;
+    case_tensors_create(problem, 0, 0, &t);
+    fill(angle, &t);
+    assert_all(run_problem(contexts->self, problem, &t, RUN_EXECUTE, out) == FAVOR_OK);
+    double dot = angle->x[0] * angle->y[0] + angle->x[1] * angle->y[1];
+    double error = mean_square_error(angle, out), right = expected(problem->map, dot);
+    run_print("map %d, x.y = %6.3f: MSE M = %.10f\n", (int)problem->map, dot, error);
+    assert_all(fabs(error - right) < 1e-8 * fmax(1, right));
+    if (!isnan(angle->figure[problem->map]))
+      assert_all(fabs(error - angle->figure[problem->map]) < angle->rounded[problem->map]);
+    case_tensors_destroy(&t);
+  }
+}
+
 static void mean_square_error_is_that_of_lemma_2(void **state) {
   (void)state;
-  const struct angle angles[] = {
-      {{1, 0}, {0, 1}, exp(2) - 1, 6.389, 5e-4},
-      {{1, 0}, {1, 0}, (exp(4) - 1) * exp(2), 396.0, 0.05},
-      {{1, 0}, {-1, 0}, 0, 0, 1e-8},
-      {{0.6, 0.8}, {0.28, 0.96}, (exp(2 + 2 * 0.936) - 1) * exp(2 * 0.936), NAN, 0},
-  };
   struct run_contexts contexts = run_contexts_open();
   struct favor_problem problem = favor_problem_default();
   double *w = calloc(2 * N_POINTS, sizeof *w), *out = calloc(N_POINTS * TOKENS * TOKENS, sizeof *out);
@@ -74,16 +98,9 @@ static void mean_square_error_is_that_of_lemma_2(void **state) {
   problem.scale = 1;
   problem.has_projection_per_head = true;
   problem.projection_data = w;
-  for (size_t i = 0; i < sizeof angles / sizeof angles[0]; i++) {
-    struct case_tensors t;
-    case_tensors_create(&problem, 0, 0, &t);
-    fill(&angles[i], &t);
-    assert_all(run_problem(contexts.self, &problem, &t, RUN_EXECUTE, out) == FAVOR_OK);
-    double error = mean_square_error(&angles[i], out);
-    run_print("x.y = %6.3f: MSE M = %.10f\n", angles[i].x[0] * angles[i].y[0] + angles[i].x[1] * angles[i].y[1], error);
-    assert_all(fabs(error - angles[i].expected) < 1e-8 * fmax(1, angles[i].expected));
-    if (!isnan(angles[i].figure)) assert_all(fabs(error - angles[i].figure) < angles[i].rounded);
-    case_tensors_destroy(&t);
+  for (int map = 0; map < N_MAPS; map++) {
+    problem.map = (enum favor_map)map;
+    compare(&contexts, &problem, out);
   }
   free(out);
   free(w);
