@@ -20,11 +20,11 @@ struct bench_work {
 /* What is known of a kernel by its name. */
 struct bench_kernel {
   const struct kernel *kernel;
-  enum peak_isa isa;     /* whose peak it is held against */
-  const char *precision; /* of its products */
-  double most_error;     /* relative error above which an answer is wrong */
-  int64_t most_tokens;   /* of a work that it is given */
-  bool is_listed;        /* or else it is the BLAS that others are held against, and not asked for */
+  enum peak_isa isa; /* whose peak it is held against */
+  enum favor_precision precision;
+  double most_error;   /* relative error above which an answer is wrong */
+  int64_t most_tokens; /* of a work that it is given */
+  bool is_listed;      /* or else it is the BLAS that others are held against, and not asked for */
 };
 
 /* A kernel on a work. */
@@ -33,10 +33,10 @@ struct bench_run {
   struct bench_work work; /* with the tokens that this kernel was given */
   double relative_error;
   int rounds;
-  double seconds, spread; /* an execution: median, and (largest - smallest) / median */
-  double cpu_share;       /* of its threads' time in which this process ran; below 1: others had the core */
+  double seconds, spread;  /* an execution: median, and (largest - smallest) / median */
+  double cpu_share;        /* of its threads' time in which this process ran; below 1: others had the core */
   double accumulate_share; /* of its threads' time that the reproducible state took: the price of the same bits */
-  double blas_seconds;    /* of kernel blas, a token and head; 0: it has not the precision */
+  double blas_seconds;     /* of kernel blas on the same arrays, a token and head */
 };
 
 struct bench_peak {
@@ -56,8 +56,7 @@ struct bench {
   struct bench_work works[BENCH_MAX_WORKS];
   int n_runs;
   struct bench_run runs[BENCH_MAX_RUNS];
-  /* [0]: in f32; [1]: in f64, where that is benchmarked */
-  struct bench_peak peaks[2][PEAK_N_ISAS];
+  struct bench_peak peaks[KERNEL_N_PRECISIONS][PEAK_N_ISAS]; /* those that are needed */
 };
 
 /* Arrays of a work, in real: q, k [heads][tokens][D], v, out [heads][tokens][E]. */

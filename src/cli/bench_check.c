@@ -130,7 +130,8 @@ static void absorb(const struct bench_data *data, int64_t tokens, struct sample 
 }
 
 double bench_check(const struct bench_data *data, int64_t tokens, const void *projection) {
-  static const struct check_type types[] = {[FAVOR_PRECISION_F32] = {24, -126}, [FAVOR_PRECISION_F64] = {53, -1022}};
+  static const struct check_type types[] = {
+      [FAVOR_PRECISION_F32] = {24, -126}, [FAVOR_PRECISION_F64] = {53, -1022}, [FAVOR_PRECISION_BF16] = {24, -126}};
   struct sample sample = {0};
   if (!take(data, tokens, projection, &sample)) {
     release(&sample);

@@ -10,7 +10,7 @@
 /* Of its threads' time; below, the process had to share its cores. */
 static const double idle_share = 0.97;
 
-static const char *const precision_names[2] = {"f32", "f64"};
+static const char *precision_name(int precision) { return option_at(OPTION_PRECISION)->choices[precision]; }
 
 static double rows_of(const struct bench_run *run) { return (double)(run->work.heads * run->work.tokens); }
 
@@ -24,7 +24,7 @@ static double gflops_of(const struct bench_run *run) {
 }
 
 static double peak_of(const struct bench *bench, const struct bench_run *run) {
-  return bench->peaks[bench->precision][run->kernel->isa].gflops * bench->threads;
+  return bench->peaks[run->kernel->precision][run->kernel->isa].gflops * bench->threads;
 }
 
 static double ns_of(const struct bench_run *run) { return 1e9 * run->seconds / rows_of(run); }
@@ -45,21 +45,22 @@ static json_t *pack_run(const struct bench *bench, const struct bench_run *run) 
       options_text(bench->command->options, OPTION_MAP), "projection",
       options_text(bench->command->options, OPTION_PROJECTION), "heads", (json_int_t)work->heads, "tokens",
       (json_int_t)work->tokens, "D", (json_int_t)work->key_width, "E", (json_int_t)work->value_width, "M",
-      (json_int_t)work->features, "kernel", run->kernel->kernel->name, "precision", run->kernel->precision, "peak_isa",
-      peak_name(run->kernel->isa), "threads", bench->threads, "repetitions", run->rounds, "ns_per_token_head",
-      ns_of(run), "spread", run->spread, "cpu_share", run->cpu_share, "gflops", gflops_of(run), "peak_ratio",
-      gflops_of(run) / peak_of(bench, run), "same_bits_share", run->accumulate_share, "blas_ns_per_token_head",
+      (json_int_t)work->features, "kernel", run->kernel->kernel->name, "precision",
+      precision_name((int)run->kernel->precision), "peak_isa", peak_name(run->kernel->isa), "threads", bench->threads,
+      "repetitions", run->rounds, "ns_per_token_head", ns_of(run), "spread", run->spread, "cpu_share", run->cpu_share,
+      "gflops", gflops_of(run), "peak_ratio", gflops_of(run) / peak_of(bench, run), "same_bits_share",
+      run->accumulate_share, "blas_ns_per_token_head",
       run->blas_seconds > 0 ? json_real(1e9 * run->blas_seconds) : json_null(), "relative_error", run->relative_error);
 }
 
 static json_t *pack_peaks(const struct bench *bench) {
   json_t *list = json_array();
-  for (int precision = 0; precision < 2; precision++) {
+  for (int precision = 0; precision < KERNEL_N_PRECISIONS; precision++) {
     for (int isa = 0; isa < PEAK_N_ISAS; isa++) {
       const struct bench_peak *peak = &bench->peaks[precision][isa];
       if (peak->n_samples == 0) continue;
       json_array_append_new(list, json_pack("{s:s, s:s, s:f, s:f, s:i}", "isa", peak_name((enum peak_isa)isa),
-                                            "precision", precision_names[precision], "gflops", peak->gflops, "spread",
+                                            "precision", precision_name(precision), "gflops", peak->gflops, "spread",
                                             peak->spread, "samples", peak->n_samples));
     }
   }
@@ -69,9 +70,10 @@ static json_t *pack_peaks(const struct bench *bench) {
 static json_t *pack(const struct bench *bench, enum peak_isa best) {
   json_t *object = report_object(bench->command), *runs = json_array();
   for (int i = 0; i < bench->n_runs; i++) json_array_append_new(runs, pack_run(bench, &bench->runs[i]));
-  json_t *more = json_pack("{s:f, s:s, s:o, s:s, s:i, s:o}", "peak_gflops", bench->peaks[0][best].gflops, "isa",
-                           peak_name(best), "peaks", pack_peaks(bench), "blas", favor_blas_description(),
-                           "works_left_out", bench->n_works_left_out, "runs", runs);
+  json_t *more =
+      json_pack("{s:f, s:s, s:o, s:s, s:i, s:o}", "peak_gflops", bench->peaks[FAVOR_PRECISION_F32][best].gflops, "isa",
+                peak_name(best), "peaks", pack_peaks(bench), "blas", favor_blas_description(), "works_left_out",
+                bench->n_works_left_out, "runs", runs);
   bool is_complete = object && more && json_object_update(object, more) == 0;
   json_decref(more);
   if (is_complete) return object;
@@ -81,12 +83,12 @@ static json_t *pack(const struct bench *bench, enum peak_isa best) {
 
 static void print_peaks(const struct bench *bench) {
   printf("peak of one core, from multiply-adds on registers\n");
-  for (int precision = 0; precision < 2; precision++) {
+  for (int precision = 0; precision < KERNEL_N_PRECISIONS; precision++) {
     for (int isa = 0; isa < PEAK_N_ISAS; isa++) {
       const struct bench_peak *peak = &bench->peaks[precision][isa];
       if (peak->n_samples == 0) continue;
       printf("  %-10s %s %8.1f GFLOP/s, the middle half of %d samples within %.1f%%\n", peak_name((enum peak_isa)isa),
-             precision_names[precision], peak->gflops, peak->n_samples, 100 * peak->spread);
+             precision_name(precision), peak->gflops, peak->n_samples, 100 * peak->spread);
     }
   }
 }
@@ -99,9 +101,9 @@ static void print_run(const struct bench *bench, const struct bench_run *run, co
     snprintf(times, sizeof times, "%.2f", 1e9 * run->blas_seconds / ns_of(run));
   }
   printf("%-32s%-11s%-5s%9.1f%7.1f%%%6.0f%%%9.1f  %.3f %-11s%7.1f%%%9s%7s%9.1e\n", name, run->kernel->kernel->name,
-         run->kernel->precision, ns_of(run), 100 * run->spread, 100 * run->cpu_share, gflops_of(run),
-         gflops_of(run) / peak_of(bench, run), peak_name(run->kernel->isa), 100 * run->accumulate_share, ns, times,
-         run->relative_error);
+         precision_name((int)run->kernel->precision), ns_of(run), 100 * run->spread, 100 * run->cpu_share,
+         gflops_of(run), gflops_of(run) / peak_of(bench, run), peak_name(run->kernel->isa), 100 * run->accumulate_share,
+         ns, times, run->relative_error);
 }
 
 static void print_table(const struct bench *bench) {

@@ -56,7 +56,7 @@ static enum favor_status make_plan(const struct bench *bench, struct station *st
   problem.map = work->map;
   problem.projection = (enum favor_projection)options_integer(options, OPTION_PROJECTION);
   problem.seed = (uint64_t)options_integer(options, OPTION_SEED);
-  problem.precision = bench->precision;
+  problem.precision = station->run.kernel->precision;
   problem.kernel = station->run.kernel->kernel->name;
   problem.threads = bench->threads;
   return pass_on(bench, favor_plan_create(bench->context, &problem, &station->plan));
@@ -66,17 +66,26 @@ static enum favor_status execute(const struct bench *bench, const struct station
   return pass_on(bench, favor_plan_execute(station->plan, &station->q, &station->k, &station->v, &station->out));
 }
 
+/* Roundings to bfloat16 make more of longer keys, and fewer features average less of them away: 2.3e-3 on D=E=64,
+ * M=256, up to 4.7e-3 elsewhere. */
+static double most_error(const struct bench_run *run) {
+  enum { WIDTH = 64, FEATURES = 64 };
+  const bool is_plain = run->work.key_width <= WIDTH && run->work.features >= FEATURES;
+  return run->kernel->precision == FAVOR_PRECISION_BF16 && !is_plain ? 2 * run->kernel->most_error
+                                                                     : run->kernel->most_error;
+}
+
 static enum favor_status check(const struct bench *bench, const struct bench_data *data, struct station *station) {
   struct bench_run *run = &station->run;
   run->relative_error = bench_check(data, run->work.tokens, favor_plan_projection(station->plan));
   if (run->relative_error < 0) return fail_memory(bench);
-  if (run->relative_error <= run->kernel->most_error) return FAVOR_OK;
+  if (run->relative_error <= most_error(run)) return FAVOR_OK;
   return dist_fail(bench->command->context, FAVOR_EVERIFY,
                    "kernel %s on D=%lld, E=%lld, M=%lld%s: relative error %.3g against the definition, at most %.1g is "
                    "allowed; a wrong answer is not timed",
                    run->kernel->kernel->name, (long long)run->work.key_width, (long long)run->work.value_width,
                    (long long)run->work.features, run->work.is_causal ? ", causal" : "", run->relative_error,
-                   run->kernel->most_error);
+                   most_error(run));
 }
 
 /* Plans, computes and checks. */
@@ -112,7 +121,7 @@ static double cpu_now_s(void) {
 
 static enum favor_status time_round(struct bench *bench, struct station *stations, int n, int round) {
   for (int i = 0; i < n; i++) {
-    bench_sample_peak(bench, stations[i].run.kernel->isa, bench->precision);
+    bench_sample_peak(bench, stations[i].run.kernel->isa, stations[i].run.kernel->precision);
     const double cpu_begin = cpu_now_s(), begin = clock_now_s();
     enum favor_status status = execute(bench, &stations[i]);
     stations[i].seconds[round] = clock_now_s() - begin;

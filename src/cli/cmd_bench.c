@@ -28,12 +28,13 @@ static const struct bench_work default_works[] = {
 };
 enum { N_DEFAULT_WORKS = sizeof default_works / sizeof *default_works };
 
-/* Against the definition; in f32 and f64 as tests/mpi/test_oracle.c. */
-static const double most_error_f32 = 2e-5, most_error_bf16 = 4e-3, most_error_f64 = 1e-12;
+/* Against the definition, as in tests/mpi/test_oracle.c. */
+static const double most_error[] = {
+    [FAVOR_PRECISION_F32] = 2e-5, [FAVOR_PRECISION_F64] = 1e-12, [FAVOR_PRECISION_BF16] = 4e-3};
 
-/* The fastest instructions that products in f32 can use here. */
+/* The fastest instructions that products in this precision can use here. */
 static enum peak_isa best_isa(int precision) {
-  for (int isa = PEAK_AVX512; isa > PEAK_BASELINE; isa--) {
+  for (int isa = PEAK_N_ISAS - 1; isa > PEAK_BASELINE; isa--) {
     if (peak_is_supported((enum peak_isa)isa, precision)) return (enum peak_isa)isa;
   }
   return PEAK_BASELINE;
@@ -42,42 +43,49 @@ static enum peak_isa best_isa(int precision) {
 /* A kernel is held against the peak of the instructions that it is written in, BLAS against the best there are, as it
  * chooses for itself. */
 static struct bench_kernel describe(const struct kernel *kernel, enum favor_precision precision) {
-  const bool is_f64 = precision == FAVOR_PRECISION_F64, is_reference = kernel == &kernel_reference;
+  const bool is_reference = kernel == &kernel_reference;
   struct bench_kernel described = {.kernel = kernel,
                                    .isa = is_reference ? PEAK_BASELINE : best_isa((int)precision),
-                                   .precision = is_f64 ? "f64" : "f32",
-                                   .most_error = is_f64 ? most_error_f64 : most_error_f32,
+                                   .precision = precision,
+                                   .most_error = most_error[precision],
                                    .most_tokens = is_reference ? SLOW_TOKENS : INT64_MAX};
   for (int isa = 0; isa < PEAK_N_ISAS; isa++) {
     if (peak_name((enum peak_isa)isa) && strcmp(kernel->name, peak_name((enum peak_isa)isa)) == 0) {
       described.isa = (enum peak_isa)isa;
     }
   }
-  if (described.isa == PEAK_AVX512_BF16) {
-    described.precision = "bf16";
-    described.most_error = most_error_bf16;
-  }
   return described;
+}
+
+/* Adds the kernel in this precision, if it is asked for or what others are held against: BLAS in the type of the
+ * arrays. bf16 works on the arrays of f32 and so stands beside it. */
+static bool choose_kernel(struct bench *bench, const struct kernel *kernel, enum favor_precision precision) {
+  const char *asked = options_text(bench->command->options, OPTION_KERNEL);
+  const bool is_f64 = bench->precision == FAVOR_PRECISION_F64;
+  const bool is_base = kernel == &kernel_blas && precision == (is_f64 ? FAVOR_PRECISION_F64 : FAVOR_PRECISION_F32);
+  const bool is_named = strcmp(asked, "auto") == 0 || strcmp(asked, kernel->name) == 0;
+  const bool is_beside = bench->precision == FAVOR_PRECISION_F32 && precision == FAVOR_PRECISION_BF16;
+  const bool is_listed = is_named && (precision == bench->precision || is_beside);
+  if (!kernel->is_supported() || !kernel->real[precision].absorb || !(is_listed || is_base)) return false;
+  FAVOR_ASSERT(bench->n_kernels < BENCH_MAX_KERNELS);
+  struct bench_kernel *chosen = &bench->kernels[bench->n_kernels++];
+  *chosen = describe(kernel, precision);
+  chosen->is_listed = is_listed;
+  return is_listed;
 }
 
 /* Those that can run here, or the one asked for, and BLAS in any case. */
 static void choose_kernels(struct bench *bench) {
-  const char *asked = options_text(bench->command->options, OPTION_KERNEL);
   bool is_any_listed = false;
   for (int i = 0; kernel_at(i); i++) {
-    const struct kernel *kernel = kernel_at(i);
-    bool is_asked = strcmp(asked, "auto") == 0 || strcmp(asked, kernel->name) == 0;
-    bool is_able = kernel->is_supported() && kernel->real[bench->precision].absorb;
-    if (!is_able || (!is_asked && kernel != &kernel_blas)) continue;
-    FAVOR_ASSERT(bench->n_kernels < BENCH_MAX_KERNELS);
-    struct bench_kernel *chosen = &bench->kernels[bench->n_kernels++];
-    *chosen = describe(kernel, bench->precision);
-    chosen->is_listed = is_asked;
-    is_any_listed = is_any_listed || is_asked;
+    for (int precision = 0; precision < KERNEL_N_PRECISIONS; precision++) {
+      is_any_listed |= choose_kernel(bench, kernel_at(i), (enum favor_precision)precision);
+    }
   }
   if (is_any_listed) return;
   dist_fail(bench->command->context, FAVOR_EUSAGE,
-            "kernel %s cannot run here in %s; `favor version` lists what this machine can run", asked,
+            "kernel %s cannot run here in %s; `favor version` lists what this machine can run",
+            options_text(bench->command->options, OPTION_KERNEL),
             options_text(bench->command->options, OPTION_PRECISION));
 }
 
@@ -120,7 +128,7 @@ static void choose_works(struct bench *bench) {
 }
 
 static void conclude_peaks(struct bench *bench) {
-  for (int precision = 0; precision < 2; precision++) {
+  for (int precision = 0; precision < KERNEL_N_PRECISIONS; precision++) {
     for (int isa = 0; isa < PEAK_N_ISAS; isa++) {
       struct bench_peak *peak = &bench->peaks[precision][isa];
       const int n = peak->n_samples;

@@ -57,7 +57,9 @@ static void take_attributes(struct verify *verify) {
   take_map(verify);
   verify->is_causal = attribute(verify, "causal", FAVOR_ATTRIBUTE_INTEGER)->integer != 0;
   verify->scale = attribute(verify, "scale", FAVOR_ATTRIBUTE_NUMBER)->number;
-  verify->precision = is_text(verify, "precision", "f64") ? FAVOR_PRECISION_F64 : FAVOR_PRECISION_F32;
+  verify->precision = is_text(verify, "precision", "f64")    ? FAVOR_PRECISION_F64
+                      : is_text(verify, "precision", "bf16") ? FAVOR_PRECISION_BF16
+                                                             : FAVOR_PRECISION_F32;
   verify->names = (struct input_names){
       .query = attribute(verify, "query", FAVOR_ATTRIBUTE_TEXT)->text,
       .key = attribute(verify, "key", FAVOR_ATTRIBUTE_TEXT)->text,
@@ -154,7 +156,7 @@ static void read_input(struct verify *verify, struct favor_tensor *tensor, const
   favor_tensor_shape(tensor, &shape);
   if (favor_tensor_read(tensor, 0, heads, token_begin, token_end, FAVOR_PRECISION_F64, data) != FAVOR_OK) return;
   const int64_t tokens = token_end - token_begin, n = heads * tokens * shape.width;
-  if (verify->precision == FAVOR_PRECISION_F32 && shape.type == FAVOR_FLOAT64) {
+  if (verify->precision != FAVOR_PRECISION_F64 && shape.type == FAVOR_FLOAT64) {
     for (int64_t i = 0; i < n; i++) data[i] = (float)data[i];
   }
   for (int64_t i = 0; i < n; i++) {

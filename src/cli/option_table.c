@@ -6,7 +6,7 @@ static const char *const methods[] = {"favor", NULL};
 static const char *const maps[] = {"positive", "hyperbolic", NULL};
 static const char *const projections[] = {"orthogonal", "gaussian", "hadamard", NULL};
 static const char *const row_norms[] = {"sqrt", "chi", NULL};
-static const char *const precisions[] = {"f32", "f64", NULL};
+static const char *const precisions[] = {"f32", "f64", "bf16", NULL};
 static const char *const scans[] = {"auto", "exscan", "doubling", "chain", NULL};
 static const char *const ios[] = {"direct", NULL};
 static const char *const layouts[] = {"heads-first", "tokens-first", NULL};
@@ -134,7 +134,7 @@ static const struct option table[OPTION_N_KEYS] = {
                           .preset = "f32",
                           ATTRIBUTE,
                           .argument = "NAME",
-                          .help = "of the arithmetic"},
+                          .help = "of the arithmetic; bf16 multiplies in bfloat16 and adds in f32"},
 
     [OPTION_KERNEL] = {.name = "kernel",
                        .commands = COMMAND_ATTEND | COMMAND_BENCH,

@@ -7,11 +7,14 @@
 
 /* Sums of up to 2^40 values below 2^highest stay finite; products of values above 2^lowest with the smallest weights
  * that count (KERNEL_LOST_BELOW) stay normal. */
-static const int32_t shift_highest[] = {[FAVOR_PRECISION_F32] = 60, [FAVOR_PRECISION_F64] = 400};
-static const int32_t shift_lowest[] = {[FAVOR_PRECISION_F32] = -40, [FAVOR_PRECISION_F64] = -400};
+static const int32_t shift_highest[] = {
+    [FAVOR_PRECISION_F32] = 60, [FAVOR_PRECISION_F64] = 400, [FAVOR_PRECISION_BF16] = 60};
+static const int32_t shift_lowest[] = {
+    [FAVOR_PRECISION_F32] = -40, [FAVOR_PRECISION_F64] = -400, [FAVOR_PRECISION_BF16] = -40};
 /* Both 2^shift and 2^-shift are normal numbers. */
-static const int32_t shift_limit[] = {[FAVOR_PRECISION_F32] = 120, [FAVOR_PRECISION_F64] = 1000};
-static const int bins_for[] = {[FAVOR_PRECISION_F32] = 2, [FAVOR_PRECISION_F64] = 3};
+static const int32_t shift_limit[] = {
+    [FAVOR_PRECISION_F32] = 120, [FAVOR_PRECISION_F64] = 1000, [FAVOR_PRECISION_BF16] = 120};
+static const int bins_for[] = {[FAVOR_PRECISION_F32] = 2, [FAVOR_PRECISION_F64] = 3, [FAVOR_PRECISION_BF16] = 2};
 
 struct engine engine_make(const struct kernel *kernel, enum favor_precision precision, int64_t key_width,
                           int64_t value_width, int64_t directions, int64_t signs, int64_t heads_per_key, double scale) {

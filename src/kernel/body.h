@@ -27,6 +27,16 @@
  *                    WIDE wide_fused(WIDE a, WIDE b, WIDE c)
  *   VEC NAME(zip_low)(VEC a, VEC b), NAME(zip_high): a0 b0 a1 b1 ..., the lower and the upper half of it
  *
+ * Factors of products are of type FACTOR: REAL itself, or with PAIRS defined (REAL being float) two of them next to
+ * each other along the summed index, rounded to bfloat16, in 32 bits. Sums are REAL in both. body_single.h and
+ * body_pairs.h store factors and have what else depends on it. PAIRS wants more of the including file:
+ *   VEC NAME(product)(INTS a, INTS b, VEC sum): both products of each pair, added to sum
+ *   INT NAME(pair_of)(REAL low, REAL high): rounded, as in the next two
+ *   INTS NAME(join_lanes)(VEC low, VEC high): low0 high0, low1 high1, ...
+ *   INTS NAME(join_neighbours)(VEC first, VEC second): first0 first1, first2 first3, ...
+ *   void NAME(store_numbers)(uint16_t *, int64_t n, VEC): rounded; as store_first
+ *   INTS NAME(load_pairs)(const INT *, int64_t n), void NAME(store_pairs)(INT *, int64_t n, INTS): as load_first
+ *
  * Exponents. Scaling by a power of two is exact, so no tile waits for its maxima: features are stored at exponents
  * that are known before, and what depends on them is shifted to the true maxima afterwards.
  *   Key j, feature r is stored as 2^(l_jr - base_r): base is the sum's exponent, or for an empty sum that of the tile's
@@ -43,12 +53,31 @@
  * 2^400 and 2^440, see shift_window in core/state.c), so that 2^20 features and a tile of tokens leave room.
  */
 
+#undef FACTOR
+#undef FACTORS
+#undef PAIR
+#ifdef PAIRS
+#define FACTOR INT
+#define FACTORS INTS
+#define PAIR 2
+#else
+#define FACTOR REAL
+#define FACTORS VEC
+#define PAIR 1
+#endif
+
+/* Keys of a causal tile, padded to whole vectors of numbers. */
+#ifndef COLUMN_ROW
+#define COLUMN_ROW ((CAUSAL_TILE + PAIR * LANES - 1) / (PAIR * LANES) * (PAIR * LANES))
+#endif
+
 enum {
   NAME(KEY_LIMIT) = (REAL_BIAS + 1) / 4,            /* 32 in f32 */
   NAME(FIRST_KEY_ABOVE) = (REAL_BIAS + 1) * 3 / 16, /* 24 */
   NAME(NEAR) = (REAL_BIAS + 1) * 15 / 64,           /* 30 */
   NAME(GUESS_ABOVE) = 16,
   NAME(QUERY_LIMIT) = 4,
+  NAME(ABSENT) = 1 << 29,    /* below every key that counts: of the row that an odd key is paired with */
   NAME(NO_FEATURE) = 1 << 30 /* beyond every exponent: 2^(l - NO_FEATURE) is 0 */
 };
 
@@ -141,6 +170,18 @@ INLINE REAL NAME(power_of_two)(int64_t n) {
 #define LONGEST_EXPONENT ((double)((INT)1 << (REAL_MANTISSA_BITS - 1 - TABLE_BITS)))
 #define BIAS (NAME(bits)(TO_INTEGER) >> TABLE_BITS)
 
+/* Transposes a square by zipping rows half a square apart, again and again. */
+INLINE void NAME(transpose)(VEC square[LANES]) {
+  VEC zipped[LANES];
+  UNROLL for (int step = 1; step < LANES; step *= 2) {
+    UNROLL for (int i = 0; i < LANES / 2; i++) {
+      zipped[2 * i] = NAME(zip_low)(square[i], square[i + LANES / 2]);
+      zipped[2 * i + 1] = NAME(zip_high)(square[i], square[i + LANES / 2]);
+    }
+    UNROLL for (int i = 0; i < LANES; i++) square[i] = zipped[i];
+  }
+}
+
 static const REAL NAME(coefficients)[] = {EXP2_COEFFICIENTS, 1};
 
 /* 2^x for |x| <= 1/2. */
@@ -180,15 +221,37 @@ INLINE VEC NAME(exp2_parts)(bool is_long, VEC l, INTS *n) {
 #endif
 }
 
+#ifdef PAIRS
+INLINE FACTORS NAME(load_factors)(const FACTOR *x) { return NAME(load_ints)(x); }
+INLINE FACTORS NAME(splat_factor)(FACTOR x) { return NAME(splat_int)(x); }
+
+/* W was rounded before, as it is: what it is to be multiplied with enters the tokens. */
+INLINE FACTOR NAME(weight_factor)(int64_t n_left, const double *w, double factor) {
+  (void)factor;
+  return NAME(pair_of)((REAL)w[0], n_left > 1 ? (REAL)w[1] : 0);
+}
+INLINE REAL NAME(token_factor)(double factor) { return (REAL)factor; }
+#else
+INLINE FACTORS NAME(load_factors)(const FACTOR *x) { return NAME(load)(x); }
+INLINE FACTORS NAME(splat_factor)(FACTOR x) { return NAME(splat)(x); }
+INLINE VEC NAME(product)(FACTORS a, FACTORS b, VEC sum) { return NAME(fused)(a, b, sum); }
+
+INLINE FACTOR NAME(weight_factor)(int64_t n_left, const double *w, double factor) {
+  (void)n_left;
+  return (REAL)(w[0] * factor);
+}
+INLINE REAL NAME(token_factor)(double factor) { return (void)factor, 1; }
+#endif
+
 /* sum[i][c] += sum_{begin <= l < end} a[i][l a_step] b[l][c]. The accumulators stay in registers once inlined. */
-INLINE void NAME(multiply)(const int n_vectors, int64_t begin, int64_t end, const REAL *const a[ROWS], int64_t a_step,
-                           const REAL *b, int64_t b_stride, VEC sum[ROWS][COLUMNS]) {
+INLINE void NAME(multiply)(const int n_vectors, int64_t begin, int64_t end, const FACTOR *const a[ROWS], int64_t a_step,
+                           const FACTOR *b, int64_t b_stride, VEC sum[ROWS][COLUMNS]) {
   for (int64_t l = begin; l < end; l++) {
-    VEC row[COLUMNS];
-    UNROLL for (int c = 0; c < n_vectors; c++) row[c] = NAME(load)(b + l * b_stride + c * LANES);
+    FACTORS row[COLUMNS];
+    UNROLL for (int c = 0; c < n_vectors; c++) row[c] = NAME(load_factors)(b + l * b_stride + c * LANES);
     UNROLL for (int i = 0; i < ROWS; i++) {
-      VEC factor = NAME(splat)(a[i][l * a_step]);
-      UNROLL for (int c = 0; c < n_vectors; c++) sum[i][c] = NAME(fused)(factor, row[c], sum[i][c]);
+      FACTORS factor = NAME(splat_factor)(a[i][l * a_step]);
+      UNROLL for (int c = 0; c < n_vectors; c++) sum[i][c] = NAME(product)(factor, row[c], sum[i][c]);
     }
   }
 }
@@ -197,6 +260,8 @@ INLINE void NAME(multiply)(const int n_vectors, int64_t begin, int64_t end, cons
 
 INLINE int64_t NAME(round_up)(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 INLINE int64_t NAME(smaller)(int64_t a, int64_t b) { return a < b ? a : b; }
+/* Factors that n numbers make. */
+INLINE int64_t NAME(factors_of)(int64_t n) { return (n + PAIR - 1) / PAIR; }
 /* A width is cut into as few blocks as there can be, about equally wide. */
 INLINE int64_t NAME(blocks_of)(int64_t width) { return (width + COLUMNS * LANES - 1) / (COLUMNS * LANES); }
 
@@ -209,7 +274,7 @@ INLINE int64_t NAME(vectors_at)(int64_t width, int64_t at) {
 /* Keys whose features and values are in scratch but not in S yet, in parts of CAUSAL_TILE or fewer: every part was
  * stored at exponents of its own, and its sum is lifted to the next part's. */
 struct NAME(waiting) {
-  int64_t n; /* keys */
+  int64_t n; /* keys, each part padded to whole pairs */
   int n_parts;
   int64_t end[MAX_PARTS]; /* of each part */
   bool is_first;          /* S was empty before them */
@@ -218,14 +283,17 @@ struct NAME(waiting) {
 struct NAME(scratch) {
   int64_t m_row;       /* M rounded up to panels */
   int64_t key_row;     /* an odd number of vectors, so that rows spread over the sets of a cache */
+  int64_t query_row;   /* likewise */
+  int64_t x_row;       /* D rounded up to vectors */
   int64_t e_row;       /* E rounded up to vectors */
-  REAL *key;           /* [TILE][key_row] */
-  REAL *key_columns;   /* [m_row][CAUSAL_TILE]: the same, features first */
-  REAL *value;         /* [TILE + ROWS][e_row] */
-  REAL *query;         /* [TILE][key_row] */
+  FACTOR *key;         /* [TILE, pairs of keys][key_row] */
+  FACTOR *key_columns; /* [m_row, pairs of features][COLUMN_ROW]: the same, features first */
+  FACTOR *value;       /* [TILE + ROWS, pairs of keys][e_row] */
+  FACTOR *query;       /* [TILE][query_row, pairs of features] */
+  FACTOR *x;           /* [TILE][x_row, pairs]: keys or queries, where they are rounded */
   INT *token_top;      /* [TILE] of the queries, see struct pass */
   INTS *token_highest; /* [TILE] */
-  REAL *pair;          /* [ROWS][CAUSAL_TILE] */
+  FACTOR *pair;        /* [ROWS][COLUMN_ROW, pairs of keys] */
   REAL *part;          /* [CAUSAL_TILE][e_row]: sums over a state that is far */
   INT *far_top;        /* [CAUSAL_TILE]: their exponents */
   REAL *far_total;     /* [CAUSAL_TILE] */
@@ -236,7 +304,8 @@ struct NAME(scratch) {
   INT *query_base;     /* [m_row]: base, padded so that no query has a feature there */
   INT *state_base;     /* [m_row]: the exponents that queries are stored at */
   REAL *state_z;       /* [m_row] */
-  REAL *state_s;       /* [M][s_stride] */
+  FACTOR *z_factors;   /* [PAIR][query_row]: state_z to be multiplied with, in the pairs' precision and what it left */
+  FACTOR *state_s;     /* [M, pairs of features][s_stride] */
   REAL *mixed;         /* [rows of a Hadamard block][LANES]: tokens after the common round */
   REAL *turned;        /* the same: in the rounds of a block */
   struct NAME(waiting) waiting;
@@ -249,9 +318,13 @@ INLINE int64_t NAME(hadamard_rows)(const struct kernel_shape *shape) {
 
 static size_t NAME(carve)(const struct kernel_shape *shape, void *memory, struct NAME(scratch) * scratch) {
   int64_t m_row = NAME(round_up)(shape->features, LANES), key_row = (m_row / LANES | 1) * LANES;
+  int64_t query_row = (NAME(round_up)(NAME(factors_of)(m_row), LANES) / LANES | 1) * LANES;
+  int64_t x_row = NAME(round_up)(NAME(factors_of)(shape->key_width), LANES);
   int64_t e_row = NAME(round_up)(shape->value_width, LANES);
   scratch->m_row = m_row;
   scratch->key_row = key_row;
+  scratch->query_row = query_row;
+  scratch->x_row = x_row;
   scratch->e_row = e_row;
   scratch->waiting = (struct NAME(waiting)){.n = 0};
   size_t total = 0;
@@ -260,13 +333,14 @@ static size_t NAME(carve)(const struct kernel_shape *shape, void *memory, struct
     scratch->field = (void *)(memory ? (char *)memory + total : NULL);                                                 \
     total += ((size_t)(count) * sizeof *scratch->field + 63) / 64 * 64;                                                \
   } while (0)
-  TAKE(key, TILE * key_row);
-  TAKE(key_columns, CAUSAL_TILE * m_row);
-  TAKE(value, (TILE + ROWS) * e_row);
-  TAKE(query, TILE * key_row);
+  TAKE(key, TILE / PAIR * key_row);
+  TAKE(key_columns, NAME(factors_of)(m_row) * COLUMN_ROW);
+  TAKE(value, NAME(factors_of)(TILE + ROWS) * e_row);
+  TAKE(query, TILE * query_row);
+  TAKE(x, PAIR == 1 ? 0 : TILE * x_row);
   TAKE(token_top, TILE);
   TAKE(token_highest, TILE);
-  TAKE(pair, ROWS * CAUSAL_TILE);
+  TAKE(pair, ROWS * NAME(factors_of)(COLUMN_ROW));
   TAKE(part, CAUSAL_TILE * e_row);
   TAKE(far_top, CAUSAL_TILE);
   TAKE(far_total, CAUSAL_TILE);
@@ -278,7 +352,8 @@ static size_t NAME(carve)(const struct kernel_shape *shape, void *memory, struct
   TAKE(query_base, m_row);
   TAKE(state_base, m_row);
   TAKE(state_z, m_row);
-  TAKE(state_s, shape->features * shape->s_stride);
+  TAKE(z_factors, PAIR == 1 ? 0 : PAIR * query_row);
+  TAKE(state_s, NAME(factors_of)(shape->features) * shape->s_stride);
   TAKE(mixed, NAME(hadamard_rows)(shape) * LANES);
   TAKE(turned, NAME(hadamard_rows)(shape) * LANES);
 #undef TAKE
@@ -290,38 +365,65 @@ static size_t NAME(scratch_bytes)(const struct kernel_shape *shape) {
   return NAME(carve)(shape, NULL, &scratch);
 }
 
-/* ---- weights and measures ---------------------------------------------------------------------------------------- */
-
-/* W' in panels as wide as the blocks of vectors_at, [panel][D][direction], zeros past the last direction, or what
- * body_hadamard.h packs; then 1 where exponents may be long. */
-INLINE const REAL *NAME(weights_at)(const struct kernel_job *job, int64_t direction) {
-  return (const REAL *)job->weights + direction * job->shape->key_width;
+/* A vector of row r of state + sum at the exponents `base` of the tile, which are those of a sum that is not empty. */
+INLINE VEC NAME(moved)(const bool has_state, const bool has_sum, const struct kernel_sum *state,
+                       const struct kernel_sum *sum, const struct NAME(scratch) * scratch, int64_t r, int64_t at) {
+  VEC x = NAME(splat)(0);
+  if (has_state) {
+    REAL factor = NAME(power_of_two)(state->exponent[r] - scratch->base[r]);
+    x = NAME(load)((const REAL *)state->s + at) * NAME(splat)(factor);
+  }
+  if (has_sum) x += NAME(load)((const REAL *)sum->s + at);
+  return x;
 }
 
+/* ---- weights and measures ---------------------------------------------------------------------------------------- */
+
+/* W in panels as wide as the blocks of vectors_at, [panel][D, pairs][direction], zeros past the last direction, or what
+ * body_hadamard.h packs; then this. */
+struct NAME(weights_end) {
+  REAL factor;  /* of tokens, 1 where W has it */
+  REAL is_long; /* 1 where exponents may be long */
+};
+
+INLINE const FACTOR *NAME(weights_at)(const struct kernel_job *job, int64_t direction) {
+  return (const FACTOR *)job->weights + direction * NAME(factors_of)(job->shape->key_width);
+}
+
+#ifndef PAIRS
 /* body_hadamard.h */
 static int64_t NAME(hadamard_count)(const struct kernel_shape *shape);
 static void NAME(pack_hadamard)(const struct kernel_shape *shape, const struct kernel_projection *projection,
                                 double factor, REAL *packed);
+#endif
 
+/* Factors. */
 static int64_t NAME(weights_count)(const struct kernel_shape *shape) {
+#ifndef PAIRS
   if (shape->hadamard_width > 0) return NAME(hadamard_count)(shape);
-  return NAME(round_up)(shape->directions, LANES) * shape->key_width;
+#endif
+  return NAME(round_up)(shape->directions, LANES) * NAME(factors_of)(shape->key_width);
 }
 
 static size_t NAME(weights_bytes)(const struct kernel_shape *shape) {
-  return (size_t)(NAME(weights_count)(shape) + 1) * sizeof(REAL);
+  return (size_t)NAME(weights_count)(shape) * sizeof(FACTOR) + sizeof(struct NAME(weights_end));
 }
 
-static bool NAME(has_long)(const struct kernel_job *job) {
-  return ((const REAL *)job->weights)[NAME(weights_count)(job->shape)] != 0;
+INLINE struct NAME(weights_end) NAME(weights_end)(const struct kernel_job *job) {
+  struct NAME(weights_end) end;
+  memcpy(&end, (const FACTOR *)job->weights + NAME(weights_count)(job->shape), sizeof end);
+  return end;
 }
 
-static void NAME(pack_dense)(const struct kernel_shape *shape, const double *w, double factor, REAL *next) {
+static bool NAME(has_long)(const struct kernel_job *job) { return NAME(weights_end)(job).is_long != 0; }
+
+static void NAME(pack_dense)(const struct kernel_shape *shape, const double *w, double factor, FACTOR *next) {
   int64_t m = shape->directions, width = shape->key_width;
   for (int64_t at = 0, n; at < m; at += n) {
     n = NAME(vectors_at)(m, at) * LANES;
-    for (int64_t d = 0; d < width; d++) {
-      for (int64_t r = at; r < at + n; r++) *next++ = r < m ? (REAL)(w[r * width + d] * factor) : 0;
+    for (int64_t d = 0; d < width; d += PAIR) {
+      for (int64_t r = at; r < at + n; r++)
+        *next++ = r < m ? NAME(weight_factor)(width - d, w + r * width + d, factor) : 0;
     }
   }
 }
@@ -331,17 +433,20 @@ static void NAME(pack_weights)(const struct kernel_shape *shape, const struct ke
   int64_t m = shape->directions, width = shape->key_width;
   const double *w = projection->w;
   double longest2 = 0;
-  if (shape->hadamard_width > 0) {
+#ifndef PAIRS
+  if (shape->hadamard_width > 0)
     NAME(pack_hadamard)(shape, projection, factor, weights);
-  } else {
+  else
+#endif
     NAME(pack_dense)(shape, w, factor, weights);
-  }
   for (int64_t r = 0; r < m; r++) {
     double norm2 = 0;
     for (int64_t d = 0; d < width; d++) norm2 += w[r * width + d] * w[r * width + d];
     longest2 = norm2 > longest2 ? norm2 : longest2;
   }
-  ((REAL *)weights)[NAME(weights_count)(shape)] = 1.01 * sqrt(longest2) * LONGEST_TOKEN + 1 > LONGEST_EXPONENT;
+  struct NAME(weights_end) end = {.factor = NAME(token_factor)(factor),
+                                  .is_long = 1.01 * sqrt(longest2) * LONGEST_TOKEN + 1 > LONGEST_EXPONENT};
+  memcpy((FACTOR *)weights + NAME(weights_count)(shape), &end, sizeof end);
 }
 
 /* |x_i|^2 of n_rows rows. */
@@ -405,7 +510,9 @@ static void NAME(peaks)(int64_t n, int64_t width, const void *x, int64_t stride,
 #include "kernel/join.h"
 
 #include "kernel/body_features.h"
+#ifndef PAIRS
 #include "kernel/body_hadamard.h"
+#endif
 #include "kernel/body_keys.h"
 #include "kernel/body_queries.h"
 #include "kernel/body_causal.h"

@@ -1,17 +1,5 @@
 /* Part of body.h: the causal tile. */
 
-/* key_columns[r][j] = key[j][r], by squares of LANES. */
-static void NAME(transpose_keys)(int64_t n, const struct NAME(scratch) * scratch) {
-  for (int64_t j = 0; j < n; j += LANES) {
-    for (int64_t r = 0; r < scratch->m_row; r += LANES) {
-      VEC square[LANES];
-      UNROLL for (int i = 0; i < LANES; i++) square[i] = NAME(load)(scratch->key + (j + i) * scratch->key_row + r);
-      NAME(transpose)(square);
-      UNROLL for (int i = 0; i < LANES; i++) NAME(store)(scratch->key_columns + (r + i) * CAUSAL_TILE + j, square[i]);
-    }
-  }
-}
-
 /* Whether the state can be read by queries at the exponents `base` of the tile: no row of it is much larger or smaller
  * there than where it is kept. The sum's rows are kept there. */
 static bool NAME(is_near)(const struct kernel_job *job, const struct kernel_sum *state,
@@ -30,19 +18,13 @@ static bool NAME(is_near)(const struct kernel_job *job, const struct kernel_sum 
 /* state_s and state_z = state + sum at the exponents `base` of the tile, which are those of a sum that is not empty. */
 INLINE void NAME(move)(const bool has_state, const bool has_sum, const struct kernel_job *job,
                        const struct kernel_sum *state, const struct kernel_sum *sum, struct NAME(scratch) * scratch) {
-  int64_t m = job->shape->features, stride = job->shape->s_stride;
   for (int64_t r = 0; r < scratch->m_row; r++) scratch->state_z[r] = 0;
-  for (int64_t r = 0; r < m; r++) {
-    const REAL *state_row = (const REAL *)state->s + r * stride, *sum_row = (const REAL *)sum->s + r * stride;
+  for (int64_t r = 0; r < job->shape->features; r++) {
     REAL factor = has_state ? NAME(power_of_two)(state->exponent[r] - scratch->base[r]) : 0;
     if (has_state) scratch->state_z[r] += ((const REAL *)state->z)[r] * factor;
     if (has_sum) scratch->state_z[r] += ((const REAL *)sum->z)[r];
-    for (int64_t e = 0; e < stride; e += LANES) {
-      VEC x = has_state ? NAME(load)(state_row + e) * NAME(splat)(factor) : NAME(splat)(0);
-      if (has_sum) x += NAME(load)(sum_row + e);
-      NAME(store)(scratch->state_s + r * stride + e, x);
-    }
   }
+  NAME(move_rows)(has_state, has_sum, job->shape, state, sum, scratch);
 }
 
 static void NAME(move_state)(const struct kernel_job *job, const struct kernel_sum *state, const struct kernel_sum *sum,
@@ -59,25 +41,13 @@ static void NAME(move_state)(const struct kernel_job *job, const struct kernel_s
 /* Weights of keys 0 .. first + ROWS - 1 for ROWS queries, in scratch->pair: columns [at, at + n_vectors vectors). */
 INLINE void NAME(pair_block)(const int n_vectors, const struct kernel_job *job, int64_t first, int64_t at,
                              const struct NAME(scratch) * scratch) {
-  const REAL *query[ROWS];
+  const FACTOR *query[ROWS];
   VEC sum[ROWS][COLUMNS];
   NAME(query_rows)(scratch, first, query);
   UNROLL for (int i = 0; i < ROWS; i++) { UNROLL for (int c = 0; c < n_vectors; c++) sum[i][c] = NAME(splat)(0); }
-  NAME(multiply)(n_vectors, 0, job->shape->features, query, 1, scratch->key_columns + at, CAUSAL_TILE, sum);
-  UNROLL for (int i = 0; i < ROWS; i++) {
-    UNROLL for (int c = 0; c < n_vectors; c++) NAME(store)(scratch->pair + i * CAUSAL_TILE + at + c * LANES, sum[i][c]);
-  }
-}
-
-/* The sum of weights of keys 0 .. i for each query i of ROWS. */
-static void NAME(pair_totals)(int64_t first, const struct NAME(scratch) * scratch, REAL total[ROWS]) {
-  for (int i = 0; i < ROWS; i++) {
-    VEC sum = NAME(splat)(0);
-    for (int64_t j = 0; j <= first + i; j += LANES) {
-      sum += NAME(first_of)(NAME(load)(scratch->pair + i * CAUSAL_TILE + j), first + i + 1 - j);
-    }
-    total[i] = NAME(total)(sum);
-  }
+  int64_t depth = NAME(factors_of)(job->shape->features);
+  NAME(multiply)(n_vectors, 0, depth, query, 1, scratch->key_columns + at, COLUMN_ROW, sum);
+  NAME(keep_weights)(n_vectors, first, at, sum, scratch);
 }
 
 /* A row's output is own[i] times the sum over the tile's keys plus state[i] times that over the state. */
@@ -87,25 +57,16 @@ struct NAME(factors) {
 
 /* Columns [at, at + n_vectors vectors) of the outputs of ROWS queries. s: the state's rows at the tile's exponents, or
  * NULL; part: sums over the state at exponents of their own, or NULL. */
-INLINE void NAME(causal_block)(const int n_vectors, const struct kernel_job *job, const REAL *s, const REAL *part,
+INLINE void NAME(causal_block)(const int n_vectors, const struct kernel_job *job, const FACTOR *s, const REAL *part,
                                int64_t at, int64_t first, const struct NAME(factors) * factors,
                                const struct NAME(scratch) * scratch, const struct NAME(target) * target) {
-  const REAL *row[ROWS], *value = scratch->value + at;
+  const FACTOR *query[ROWS];
   VEC sum[ROWS][COLUMNS];
   UNROLL for (int i = 0; i < ROWS; i++) { UNROLL for (int c = 0; c < n_vectors; c++) sum[i][c] = NAME(splat)(0); }
-  UNROLL for (int i = 0; i < ROWS; i++) row[i] = scratch->pair + i * CAUSAL_TILE;
-  NAME(multiply)(n_vectors, 0, first + 1, row, 1, value, scratch->e_row, sum);
-  UNROLL for (int j = 1; j < ROWS; j++) { /* key first + j is for the queries from there on */
-    UNROLL for (int i = j; i < ROWS; i++) {
-      VEC weight = NAME(splat)(row[i][first + j]);
-      UNROLL for (int c = 0; c < n_vectors; c++) {
-        sum[i][c] = NAME(fused)(weight, NAME(load)(value + (first + j) * scratch->e_row + c * LANES), sum[i][c]);
-      }
-    }
-  }
+  NAME(weigh_values)(n_vectors, first, at, scratch, sum);
   if (s) { /* last: one by one, the tile's own weights would be lost in a state of millions of keys */
-    NAME(query_rows)(scratch, first, row);
-    NAME(multiply)(n_vectors, 0, job->shape->features, row, 1, s + at, job->shape->s_stride, sum);
+    NAME(query_rows)(scratch, first, query);
+    NAME(multiply)(n_vectors, 0, NAME(factors_of)(job->shape->features), query, 1, s + at, job->shape->s_stride, sum);
   }
   UNROLL for (int i = 0; i < ROWS; i++) {
     if (i >= target->n) break;
@@ -121,13 +82,13 @@ INLINE void NAME(causal_block)(const int n_vectors, const struct kernel_job *job
 }
 
 /* Sums of ROWS queries over the state, from features at its own exponents. */
-INLINE void NAME(state_block)(const int n_vectors, const struct kernel_job *job, const REAL *s, int64_t at,
+INLINE void NAME(state_block)(const int n_vectors, const struct kernel_job *job, const FACTOR *s, int64_t at,
                               int64_t first, const struct NAME(scratch) * scratch) {
-  const REAL *query[ROWS];
+  const FACTOR *query[ROWS];
   VEC sum[ROWS][COLUMNS];
   NAME(query_rows)(scratch, first, query);
   UNROLL for (int i = 0; i < ROWS; i++) { UNROLL for (int c = 0; c < n_vectors; c++) sum[i][c] = NAME(splat)(0); }
-  NAME(multiply)(n_vectors, 0, job->shape->features, query, 1, s + at, job->shape->s_stride, sum);
+  NAME(multiply)(n_vectors, 0, NAME(factors_of)(job->shape->features), query, 1, s + at, job->shape->s_stride, sum);
   UNROLL for (int i = 0; i < ROWS; i++) {
     UNROLL for (int c = 0; c < n_vectors; c++) {
       NAME(store)(scratch->part + (first + i) * scratch->e_row + at + c * LANES, sum[i][c]);
@@ -140,13 +101,14 @@ static void NAME(read_far_state)(const struct kernel_job *job, const struct NAME
                                  const struct kernel_sum *state, struct NAME(scratch) * scratch) {
   int64_t n = tokens->n, width = job->shape->value_width;
   NAME(load_state)(job, state, scratch);
+  const FACTOR *s = NAME(state_factors)(job, state, scratch);
   NAME(query_features)(job, tokens, scratch->state_base, scratch);
   memcpy(scratch->far_top, scratch->token_top, (size_t)n * sizeof *scratch->far_top);
   for (int64_t i = 0; i < n; i += ROWS) {
-    NAME(normalisers)(i, scratch->state_z, scratch, scratch->far_total + i);
+    NAME(normalisers)(i, scratch, scratch->far_total + i);
     for (int64_t at = 0, n_vectors; at < width; at += n_vectors * LANES) {
       n_vectors = NAME(vectors_at)(width, at);
-      FOR_VECTORS(n_vectors, NAME(state_block)(N_VECTORS, job, state->s, at, i, scratch));
+      FOR_VECTORS(n_vectors, NAME(state_block)(N_VECTORS, job, s, at, i, scratch));
     }
   }
 }
@@ -158,7 +120,7 @@ static struct NAME(factors) NAME(join)(enum NAME(place) place, int64_t first, in
                                        const struct NAME(scratch) * scratch) {
   struct NAME(factors) factors = {{0}, {0}};
   REAL near[ROWS] = {0};
-  if (place == NAME(NEAR_STATE)) NAME(normalisers)(first, scratch->state_z, scratch, near);
+  if (place == NAME(NEAR_STATE)) NAME(normalisers)(first, scratch, near);
   for (int64_t i = 0; i < n; i++) {
     if (place == NAME(FAR_STATE)) {
       int64_t above = scratch->token_top[first + i] - scratch->far_top[first + i];
@@ -179,7 +141,7 @@ static void NAME(causal_head)(const struct kernel_job *job, const struct kernel_
                               struct NAME(scratch) * scratch) {
   int64_t width = job->shape->value_width;
   struct NAME(tokens) tokens = NAME(tokens_of)(queries, h, begin, n);
-  const REAL *s = place == NAME(NEAR_STATE) ? scratch->state_s : NULL;
+  const FACTOR *s = place == NAME(NEAR_STATE) ? scratch->state_s : NULL;
   const REAL *part = place == NAME(FAR_STATE) ? scratch->part : NULL;
   if (part) NAME(read_far_state)(job, &tokens, state, scratch);
   NAME(query_features)(job, &tokens, scratch->query_base, scratch);

@@ -1,7 +1,7 @@
 /* Part of body.h: the features of a tile's keys or queries. */
 
 /* Rows [first, first + ROWS) of n; past the last they repeat it. */
-INLINE void NAME(rows_at)(const REAL *x, int64_t stride, int64_t first, int64_t n, const REAL *row[ROWS]) {
+INLINE void NAME(rows_at)(const FACTOR *x, int64_t stride, int64_t first, int64_t n, const FACTOR *row[ROWS]) {
   UNROLL for (int i = 0; i < ROWS; i++) row[i] = x + NAME(smaller)(first + i, n - 1) * stride;
 }
 
@@ -23,6 +23,8 @@ struct NAME(tokens) {
  * exponentials of the block before. */
 struct NAME(pass) {
   const struct NAME(tokens) * tokens;
+  const FACTOR *x; /* the tokens, to be multiplied with W */
+  int64_t x_row;
   bool is_long; /* exponents may be too large for the quick way to integers */
   bool is_first_key, is_guess;
   int64_t panel, n_panels;
@@ -33,7 +35,7 @@ struct NAME(pass) {
   REAL *z;              /* keys: gains their features */
   INT *token_top;       /* queries: m */
   INTS *token_highest;  /* queries: largest exponent less m, by lanes */
-  REAL *features;       /* [n][row] */
+  FACTOR *features;     /* keys: [n, pairs][row]; queries: [n][row, pairs] */
   int64_t row;
   /* the block before */
   int64_t at, n_rows;
@@ -64,48 +66,56 @@ INLINE VEC NAME(parts_of)(const bool is_long, const struct NAME(pass) * pass, VE
   return NAME(exp2_parts)(is_long, vector.sign ? NAME(splat)(pass->mirror[i]) - u : u, n);
 }
 
-/* Finishes a vector of row i of the block before. What is gathered over rows or vectors is the caller's to keep in
- * registers: stores take turns with multiplications. */
-INLINE void NAME(weigh_key)(const bool is_long, struct NAME(pass) * pass, VEC u, int64_t i, struct NAME(vector) vector,
-                            INTS *top, VEC *z) {
+/* A vector of row i of the block before. What is gathered over rows or vectors is the caller's to keep in registers:
+ * stores take turns with multiplications. */
+INLINE VEC NAME(key_weight)(const bool is_long, struct NAME(pass) * pass, VEC u, int64_t i, struct NAME(vector) vector,
+                            INTS *top) {
   INTS here;
   VEC fraction = NAME(parts_of)(is_long, pass, u, i, vector, &here);
   here -= pass->down[i];
   *top = NAME(larger)(*top, here);
-  INTS base = NAME(load_int_lanes)(pass->base + vector.column, vector.n_lanes, 0);
-  VEC weight = NAME(scaled)(fraction, here - base);
-  *z += weight;
-  NAME(store_lanes)(pass->features + (pass->at + i) * pass->row + vector.column, vector.n_lanes, weight);
+  return NAME(scaled)(fraction, here - NAME(load_int_lanes)(pass->base + vector.column, vector.n_lanes, 0));
 }
 
-INLINE void NAME(weigh_query)(const bool is_long, struct NAME(pass) * pass, VEC u, int64_t i,
+INLINE VEC NAME(query_weight)(const bool is_long, struct NAME(pass) * pass, VEC u, int64_t i,
                               struct NAME(vector) vector, INTS *highest) {
   INTS here;
   VEC fraction = NAME(parts_of)(is_long, pass, u, i, vector, &here);
   here += NAME(load_int_lanes)(pass->base + vector.column, vector.n_lanes, -NAME(NO_FEATURE)) - pass->down[i];
   *highest = NAME(larger)(*highest, here);
-  VEC weight = NAME(scaled)(fraction, here);
-  NAME(store_lanes)(pass->features + (pass->at + i) * pass->row + vector.column, vector.n_lanes, weight);
+  return NAME(scaled)(fraction, here);
 }
+
+#ifdef PAIRS
+#include "kernel/body_pairs.h"
+#else
+#include "kernel/body_single.h"
+#endif
 
 /* A product that goes on while the block before is finished, some steps of the depth at a time, from step l on. */
 struct NAME(product) {
-  const REAL *x[ROWS];
-  const REAL *weights;
-  int64_t width, steps, l;
+  const FACTOR *x[ROWS];
+  const FACTOR *weights;
+  int64_t depth, steps, l;
   VEC u[ROWS][COLUMNS];
 };
 
 INLINE void NAME(advance)(const int n_vectors, const bool is_deep, struct NAME(product) * product) {
   int64_t steps = is_deep ? product->steps : 1;
   NAME(multiply)
-  (n_vectors, product->l, NAME(smaller)(product->l + steps, product->width), product->x, 1, product->weights,
+  (n_vectors, product->l, NAME(smaller)(product->l + steps, product->depth), product->x, 1, product->weights,
    n_vectors * LANES, product->u);
   product->l += steps;
 }
 
-/* Finishes n rows of the block before. Each vector goes with some steps of the product (NULL: none): the two need
- * different units of the core. */
+/* Vectors of factors that a block's features fill: each takes turns with the product. */
+INLINE int64_t NAME(count_factors)(const bool is_key, const int n_signs, int64_t n_vectors) {
+  if (is_key) return ROWS / PAIR * n_signs * n_vectors;
+  return ROWS * (n_signs == 1 ? NAME(factors_of)(n_vectors) : n_signs * n_vectors);
+}
+
+/* Finishes n rows of the block before. Each vector of factors goes with some steps of the product (NULL: none): the two
+ * need different units of the core. */
 INLINE void NAME(finish_keys)(const int n_signs, const int n_vectors, const bool is_long, const int64_t n,
                               struct NAME(pass) * pass, const bool is_deep, struct NAME(product) * product) {
   for (int64_t c = 0; c < n_vectors; c++) {
@@ -113,9 +123,9 @@ INLINE void NAME(finish_keys)(const int n_signs, const int n_vectors, const bool
       struct NAME(vector) vector = NAME(vector_of)(n_signs, pass, c, sign);
       INTS top = NAME(load_int_lanes)(pass->top + vector.column, vector.n_lanes, 0);
       VEC z = NAME(load_lanes)(pass->z + vector.column, vector.n_lanes);
-      UNROLL for (int64_t i = 0; i < n; i++) {
+      UNROLL for (int64_t i = 0; i < n; i += PAIR) {
         if (product) NAME(advance)(n_vectors, is_deep, product);
-        NAME(weigh_key)(is_long, pass, pass->u[i][c], i, vector, &top, &z);
+        NAME(weigh_key)(is_long, pass, i, vector, &top, &z);
       }
       NAME(store_int_lanes)(pass->top + vector.column, vector.n_lanes, top);
       NAME(store_lanes)(pass->z + vector.column, vector.n_lanes, z);
@@ -127,10 +137,10 @@ INLINE void NAME(finish_queries)(const int n_signs, const int n_vectors, const b
                                  struct NAME(pass) * pass, const bool is_deep, struct NAME(product) * product) {
   for (int64_t i = 0; i < n; i++) {
     INTS highest = pass->token_highest[pass->at + i];
-    UNROLL for (int64_t c = 0; c < n_vectors; c++) {
+    UNROLL for (int64_t c = 0; c < n_vectors; c += n_signs == 1 ? PAIR : 1) {
       UNROLL for (int sign = 0; sign < n_signs; sign++) {
         if (product) NAME(advance)(n_vectors, is_deep, product);
-        NAME(weigh_query)(is_long, pass, pass->u[i][c], i, NAME(vector_of)(n_signs, pass, c, sign), &highest);
+        NAME(weigh_query)(n_signs, n_vectors, is_long, pass, i, NAME(vector_of)(n_signs, pass, c, sign), &highest);
       }
     }
     pass->token_highest[pass->at + i] = highest;
@@ -197,12 +207,6 @@ static void NAME(fetch_ahead)(const struct NAME(pass) * pass, const struct kerne
   }
 }
 
-/* Zeros in n rows past the last feature: vectors of two signs, written by their lanes, do not reach there. */
-INLINE void NAME(pad_features)(const struct kernel_shape *shape, int64_t n, REAL *features, int64_t row) {
-  int64_t m = shape->features, n_past = NAME(round_up)(m, LANES) - m;
-  for (int64_t i = 0; i < n && n_past > 0; i++) NAME(store_first)(features + i * row + m, n_past, NAME(splat)(0));
-}
-
 /* h = H + eta of token i, past the last that of the last: -eta, and what the exponents are taken down by. */
 INLINE void NAME(split_norm)(const bool is_key, const struct NAME(tokens) * tokens, int64_t i, REAL *minus_eta,
                              INT *down) {
@@ -213,21 +217,22 @@ INLINE void NAME(split_norm)(const bool is_key, const struct NAME(tokens) * toke
 
 /* A block of tokens at `at`; finishes the one before. */
 INLINE void NAME(feature_block)(const bool is_key, const int n_signs, const int n_vectors, const bool is_deep,
-                                int64_t width, const REAL *weights, int64_t at, struct NAME(pass) * pass) {
-  const int64_t n_weighed = n_signs * ROWS * n_vectors;
-  struct NAME(product) product = {.weights = weights, .width = width, .steps = width / n_weighed};
+                                int64_t depth, const FACTOR *weights, int64_t at, struct NAME(pass) * pass) {
+  const int64_t n_weighed = NAME(count_factors)(is_key, n_signs, n_vectors);
+  struct NAME(product) product = {.weights = weights, .depth = depth, .steps = depth / n_weighed};
   INT down[ROWS];
   REAL mirror[ROWS];
-  NAME(rows_at)(pass->tokens->x, pass->tokens->stride, at, pass->tokens->n, product.x);
+  NAME(rows_at)(pass->x, pass->x_row, at, pass->tokens->n, product.x);
   UNROLL for (int i = 0; i < ROWS; i++) {
     REAL minus_eta;
     NAME(split_norm)(is_key, pass->tokens, at + i, &minus_eta, &down[i]);
+    if (PAIR > 1 && at + i >= pass->tokens->n) down[i] += NAME(ABSENT);
     mirror[i] = 2 * minus_eta;
     UNROLL for (int c = 0; c < n_vectors; c++) product.u[i][c] = NAME(splat)(minus_eta);
   }
   if (pass->is_long) NAME(finish_alone)(is_key, n_signs, n_vectors, pass);
   if (pass->n_rows != 0) NAME(finish)(is_key, n_signs, n_vectors, false, ROWS, pass, is_deep, &product);
-  NAME(multiply)(n_vectors, product.l, width, product.x, 1, weights, n_vectors * LANES, product.u);
+  NAME(multiply)(n_vectors, product.l, depth, product.x, 1, weights, n_vectors * LANES, product.u);
   pass->at = at;
   pass->n_rows = NAME(smaller)(ROWS, pass->tokens->n - at);
   memcpy(pass->u, product.u, sizeof product.u);
@@ -237,11 +242,12 @@ INLINE void NAME(feature_block)(const bool is_key, const int n_signs, const int 
 
 /* All tokens of a pass; is_deep: the depth has two steps or more for each vector of a block. */
 INLINE void NAME(feature_panel)(const bool is_key, const int n_signs, const int n_vectors, const bool is_deep,
-                                const struct kernel_shape *shape, const REAL *weights, struct NAME(pass) * pass) {
+                                const struct kernel_shape *shape, const FACTOR *weights, struct NAME(pass) * pass) {
+  int64_t depth = NAME(factors_of)(shape->key_width);
   pass->n_rows = 0;
   for (int64_t at = 0; at < pass->tokens->n; at += ROWS) {
     NAME(fetch_ahead)(pass, shape, ROWS, at);
-    NAME(feature_block)(is_key, n_signs, n_vectors, is_deep, shape->key_width, weights, at, pass);
+    NAME(feature_block)(is_key, n_signs, n_vectors, is_deep, depth, weights, at, pass);
     if (is_key && at == 0 && pass->is_first_key) {
       UNROLL for (int c = 0; c < n_vectors; c++) NAME(set_base)(n_signs, pass, pass->u[0][c], c);
     }
@@ -258,7 +264,7 @@ INLINE void NAME(feature_panel)(const bool is_key, const int n_signs, const int 
 /* Each a function of its own, as compilers keep less in registers when they see several at once. */
 #define PANEL(IS_KEY, N_SIGNS, N_VECTORS, IS_DEEP)                                                                     \
   static NOINLINE void NAME(panel_##IS_KEY##N_SIGNS##N_VECTORS##IS_DEEP)(                                              \
-      const struct kernel_shape *shape, const REAL *weights, const struct NAME(pass) * pass) {                         \
+      const struct kernel_shape *shape, const FACTOR *weights, const struct NAME(pass) * pass) {                       \
     struct NAME(pass) own = *pass; /* whose members may be kept in registers */                                        \
     NAME(feature_panel)(IS_KEY, N_SIGNS, N_VECTORS, IS_DEEP, shape, weights, &own);                                    \
   }
@@ -276,9 +282,9 @@ PANELS(4)
 #undef PANELS_OF
 #undef PANELS
 
-static void NAME(panel)(bool is_key, int64_t n_vectors, const struct kernel_shape *shape, const REAL *weights,
+static void NAME(panel)(bool is_key, int64_t n_vectors, const struct kernel_shape *shape, const FACTOR *weights,
                         struct NAME(pass) * pass) {
-  typedef void panel(const struct kernel_shape *, const REAL *, const struct NAME(pass) *);
+  typedef void panel(const struct kernel_shape *, const FACTOR *, const struct NAME(pass) *);
   static panel *const panels[COLUMNS][2][2][2] = {
 #define DEPTHS(IS_KEY, N_SIGNS, N) {NAME(panel_##IS_KEY##N_SIGNS##N##0), NAME(panel_##IS_KEY##N_SIGNS##N##1)}
 #define PANELS(N)                                                                                                      \
@@ -295,6 +301,6 @@ static void NAME(panel)(bool is_key, int64_t n_vectors, const struct kernel_shap
 #undef PANELS
   };
   int64_t n_signs = kernel_signs(shape);
-  bool is_deep = shape->key_width >= 2 * ROWS * n_vectors * n_signs;
+  bool is_deep = NAME(factors_of)(shape->key_width) >= 2 * NAME(count_factors)(is_key, (int)n_signs, n_vectors);
   panels[n_vectors - 1][is_key][n_signs - 1][is_deep](shape, weights, pass);
 }

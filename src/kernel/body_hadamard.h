@@ -29,18 +29,6 @@ static void NAME(pack_hadamard)(const struct kernel_shape *shape, const struct k
   }
 }
 
-/* Rows become columns: zips rows half a square apart, again and again. */
-INLINE void NAME(transpose)(VEC square[LANES]) {
-  VEC zipped[LANES];
-  UNROLL for (int step = 1; step < LANES; step *= 2) {
-    UNROLL for (int i = 0; i < LANES / 2; i++) {
-      zipped[2 * i] = NAME(zip_low)(square[i], square[i + LANES / 2]);
-      zipped[2 * i + 1] = NAME(zip_high)(square[i], square[i + LANES / 2]);
-    }
-    UNROLL for (int i = 0; i < LANES; i++) square[i] = zipped[i];
-  }
-}
-
 /* The stage of H that joins rows `half` apart. */
 INLINE void NAME(stage)(const int n_rows, const int half, VEC *x) {
   UNROLL for (int i = 0; i < n_rows; i++) {
@@ -117,7 +105,7 @@ INLINE void NAME(far_stages)(const bool has_signs, int64_t n, int64_t width, int
 }
 
 /* mixed of the tokens from `at`; past the last they repeat it. */
-INLINE void NAME(mix_tokens)(const bool is_wide, const struct kernel_job *job, const struct NAME(tokens) *tokens,
+INLINE void NAME(mix_tokens)(const bool is_wide, const struct kernel_job *job, const struct NAME(tokens) * tokens,
                              int64_t at, REAL *mixed) {
   const struct kernel_shape *shape = job->shape;
   const REAL *signs = job->weights, *x[LANES];
@@ -164,20 +152,20 @@ INLINE void NAME(finish_square)(const bool is_wide, const REAL *rows, const REAL
 
 /* One vector of features of each sign, of the n tokens that are there. */
 INLINE void NAME(finish_group)(const bool is_key, const int n_signs, const bool is_long, int64_t n, const VEC u[LANES],
-                               struct NAME(pass) *pass) {
+                               struct NAME(pass) * pass) {
   UNROLL for (int sign = 0; sign < n_signs; sign++) {
     struct NAME(vector) vector = NAME(vector_of)(n_signs, pass, 0, sign);
     if (!is_key) {
       INTS *highest = pass->token_highest + pass->at;
       UNROLL for (int i = 0; i < LANES; i++) {
-        if (i < n) NAME(weigh_query)(is_long, pass, u[i], i, vector, highest + i);
+        if (i < n) NAME(weigh_query_of)(is_long, pass, u[i], i, vector, highest + i);
       }
       continue;
     }
     INTS top = NAME(load_int_lanes)(pass->top + vector.column, vector.n_lanes, 0);
     VEC z = NAME(load_lanes)(pass->z + vector.column, vector.n_lanes);
     UNROLL for (int i = 0; i < LANES; i++) {
-      if (i < n) NAME(weigh_key)(is_long, pass, u[i], i, vector, &top, &z);
+      if (i < n) NAME(weigh_key_of)(is_long, pass, u[i], i, vector, &top, &z);
     }
     NAME(store_int_lanes)(pass->top + vector.column, vector.n_lanes, top);
     NAME(store_lanes)(pass->z + vector.column, vector.n_lanes, z);
@@ -187,7 +175,7 @@ INLINE void NAME(finish_group)(const bool is_key, const int n_signs, const bool 
 /* Directions [r, r + LANES) of the group at pass->at, of n tokens; pass is at r. */
 INLINE void NAME(hadamard_vector)(const bool is_key, const int n_signs, const bool is_wide,
                                   const struct kernel_job *job, int64_t r, const REAL minus_eta[LANES], int64_t n,
-                                  const struct NAME(scratch) *scratch, struct NAME(pass) *pass) {
+                                  const struct NAME(scratch) * scratch, struct NAME(pass) * pass) {
   int64_t rows = NAME(hadamard_rows)(job->shape), width = job->shape->hadamard_width;
   const REAL *block = (const REAL *)job->weights + rows + r / rows * 3 * rows;
   VEC u[LANES];
@@ -209,7 +197,7 @@ INLINE void NAME(hadamard_vector)(const bool is_key, const int n_signs, const bo
 
 /* All features of LANES tokens at pass->at. */
 INLINE void NAME(hadamard_group)(const bool is_key, const int n_signs, const bool is_wide, const struct kernel_job *job,
-                                 const struct NAME(scratch) *scratch, struct NAME(pass) *pass) {
+                                 const struct NAME(scratch) * scratch, struct NAME(pass) * pass) {
   const int64_t m = job->shape->directions, n = NAME(smaller)(LANES, pass->tokens->n - pass->at);
   REAL minus_eta[LANES];
   for (int i = 0; i < LANES; i++) {
@@ -233,7 +221,7 @@ INLINE void NAME(hadamard_group)(const bool is_key, const int n_signs, const boo
 /* Each a function of its own, see PANEL. */
 #define GROUP(IS_KEY, N_SIGNS, IS_WIDE)                                                                                \
   static NOINLINE void NAME(group_##IS_KEY##N_SIGNS##IS_WIDE)(                                                         \
-      const struct kernel_job *job, const struct NAME(scratch) *scratch, const struct NAME(pass) *pass) {              \
+      const struct kernel_job *job, const struct NAME(scratch) * scratch, const struct NAME(pass) * pass) {            \
     struct NAME(pass) own = *pass; /* whose members may be kept in registers, and move on */                           \
     NAME(hadamard_group)(IS_KEY, N_SIGNS, IS_WIDE, job, scratch, &own);                                                \
   }
@@ -244,8 +232,8 @@ GROUPS(2)
 #undef GROUP
 
 /* pass is at the first feature. */
-static void NAME(hadamard_features)(bool is_key, const struct kernel_job *job, const struct NAME(scratch) *scratch,
-                                    struct NAME(pass) *pass) {
+static void NAME(hadamard_features)(bool is_key, const struct kernel_job *job, const struct NAME(scratch) * scratch,
+                                    struct NAME(pass) * pass) {
   typedef void group(const struct kernel_job *, const struct NAME(scratch) *, const struct NAME(pass) *);
   static group *const groups[2][2][2] = {{{NAME(group_010), NAME(group_011)}, {NAME(group_020), NAME(group_021)}},
                                          {{NAME(group_110), NAME(group_111)}, {NAME(group_120), NAME(group_121)}}};

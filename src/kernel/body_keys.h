@@ -14,7 +14,7 @@ INLINE void NAME(add_block)(const int n_vectors, int64_t r, int64_t at, const st
                             REAL *const s[ROWS]) {
   const struct NAME(waiting) *waiting = &scratch->waiting;
   VEC sum[ROWS][COLUMNS];
-  const REAL *key[ROWS];
+  const FACTOR *key[ROWS];
   UNROLL for (int i = 0; i < ROWS; i++) {
     key[i] = scratch->key + r + i;
     UNROLL for (int c = 0; c < n_vectors; c++) {
@@ -23,8 +23,9 @@ INLINE void NAME(add_block)(const int n_vectors, int64_t r, int64_t at, const st
   }
   int64_t j = 0;
   for (int part = 0; part < waiting->n_parts; part++) {
-    NAME(multiply)(n_vectors, j, waiting->end[part], key, scratch->key_row, scratch->value + at, scratch->e_row, sum);
-    j = waiting->end[part];
+    int64_t end = waiting->end[part] / PAIR;
+    NAME(multiply)(n_vectors, j, end, key, scratch->key_row, scratch->value + at, scratch->e_row, sum);
+    j = end;
     const REAL *lift = scratch->lift + part * scratch->m_row + r;
     bool is_lifted = false;
     UNROLL for (int i = 0; i < ROWS; i++) is_lifted |= lift[i] != 1;
@@ -71,7 +72,7 @@ static void NAME(add_part)(const struct kernel_job *job, int64_t n, struct kerne
   for (int64_t r = m; r < scratch->m_row; r++) lifts[r] = 1;
   if (sum->is_empty) waiting->is_first = true;
   sum->is_empty = false;
-  waiting->n += n;
+  waiting->n += NAME(round_up)(n, PAIR);
   waiting->end[waiting->n_parts++] = waiting->n;
 }
 
@@ -79,7 +80,7 @@ static void NAME(add_part)(const struct kernel_job *job, int64_t n, struct kerne
 static void NAME(key_features)(const struct kernel_job *job, const struct NAME(tokens) * part,
                                const struct kernel_sum *sum, struct NAME(scratch) * scratch) {
   int64_t m = job->shape->features, directions = job->shape->directions;
-  REAL *features = scratch->key + scratch->waiting.n * scratch->key_row;
+  FACTOR *features = scratch->key + scratch->waiting.n / PAIR * scratch->key_row;
   const REAL *z = sum->z;
   for (int64_t r = 0; r < scratch->m_row; r += LANES) {
     int64_t n = sum->is_empty ? 0 : m - r;
@@ -90,10 +91,13 @@ static void NAME(key_features)(const struct kernel_job *job, const struct NAME(t
   struct NAME(pass) pass = {.tokens = part,
                             .is_long = NAME(has_long)(job),
                             .is_first_key = sum->is_empty,
+                            .x = NAME(token_factors)(job, part, scratch),
+                            .x_row = NAME(token_row)(part, scratch),
                             .n_panels = NAME(blocks_of)(directions),
                             .minus = directions,
                             .row = scratch->key_row};
-  if (kernel_signs(job->shape) == 2) NAME(pad_features)(job->shape, part->n, features, scratch->key_row);
+  if (kernel_signs(job->shape) == 2) NAME(pad_features)(true, job->shape, part->n, features, scratch->key_row);
+#ifndef PAIRS
   if (job->shape->hadamard_width > 0) {
     pass.base = scratch->base;
     pass.top = scratch->top;
@@ -102,6 +106,7 @@ static void NAME(key_features)(const struct kernel_job *job, const struct NAME(t
     NAME(hadamard_features)(true, job, scratch, &pass);
     return;
   }
+#endif
   for (int64_t at = 0, n_vectors; at < directions; at += n_vectors * LANES) {
     n_vectors = NAME(vectors_at)(directions, at);
     pass.n_directions = directions - at;
@@ -163,22 +168,6 @@ static int64_t NAME(take_keys)(const struct kernel_job *job, const struct NAME(t
   }
   NAME(key_features)(job, &within, sum, scratch);
   return within.n;
-}
-
-/* Values [begin, begin + n) at their scale, padded with zeros to vectors. */
-static void NAME(pack_values)(const struct kernel_job *job, const struct kernel_keys *keys, int64_t begin, int64_t n,
-                              const struct NAME(scratch) * scratch) {
-  int64_t width = job->shape->value_width, whole = width / LANES * LANES;
-  const REAL *scale = keys->v_scale;
-  for (int64_t j = 0; j < n; j++) {
-    const REAL *from = (const REAL *)keys->v + (begin + j) * keys->v_stride;
-    REAL *to = scratch->value + (scratch->waiting.n + j) * scratch->e_row;
-    for (int64_t e = 0; e < whole; e += LANES) NAME(store)(to + e, NAME(load)(from + e));
-    if (whole < width) NAME(store)(to + whole, NAME(load_first)(from + whole, width - whole));
-    for (int64_t e = 0; scale && e < width; e += LANES) {
-      NAME(store)(to + e, NAME(load)(to + e) * NAME(load_first)(scale + e, width - e));
-    }
-  }
 }
 
 static struct NAME(tokens) NAME(part_of)(const struct kernel_keys *keys, int64_t begin, int64_t end) {

@@ -7,7 +7,9 @@ static void NAME(query_pass)(const struct kernel_job *job, const INT *base, bool
   for (int64_t i = 0; i < pass->tokens->n; i++) {
     scratch->token_highest[i] = NAME(splat_int)(-NAME(NO_FEATURE));
   }
-  if (kernel_signs(job->shape) == 2) NAME(pad_features)(job->shape, pass->tokens->n, scratch->query, scratch->key_row);
+  if (kernel_signs(job->shape) == 2)
+    NAME(pad_features)(false, job->shape, pass->tokens->n, scratch->query, scratch->query_row);
+#ifndef PAIRS
   if (job->shape->hadamard_width > 0) {
     pass->is_guess = is_guess;
     pass->base = (INT *)base;
@@ -15,13 +17,14 @@ static void NAME(query_pass)(const struct kernel_job *job, const INT *base, bool
     NAME(hadamard_features)(false, job, scratch, pass);
     return;
   }
+#endif
   pass->panel = 0;
   for (int64_t at = 0, n_vectors; at < directions; at += n_vectors * LANES) {
     n_vectors = NAME(vectors_at)(directions, at);
     pass->n_directions = directions - at;
     pass->is_guess = is_guess && at == 0;
     pass->base = (INT *)base + at;
-    pass->features = scratch->query + at;
+    pass->features = scratch->query + at / PAIR;
     NAME(panel)(false, n_vectors, job->shape, NAME(weights_at)(job, at), pass);
     pass->panel++;
   }
@@ -33,11 +36,13 @@ static void NAME(query_features)(const struct kernel_job *job, const struct NAME
   int64_t n = tokens->n;
   struct NAME(pass) pass = {.tokens = tokens,
                             .is_long = NAME(has_long)(job),
+                            .x = NAME(token_factors)(job, tokens, scratch),
+                            .x_row = NAME(token_row)(tokens, scratch),
                             .token_top = scratch->token_top,
                             .token_highest = scratch->token_highest,
                             .n_panels = NAME(blocks_of)(job->shape->directions),
                             .minus = job->shape->directions,
-                            .row = scratch->key_row};
+                            .row = scratch->query_row};
   NAME(query_pass)(job, base, true, &pass, scratch);
   INTS highest = NAME(splat_int)(-NAME(NO_FEATURE));
   for (int64_t i = 0; i < n; i++) highest = NAME(larger)(highest, scratch->token_highest[i]);
@@ -49,26 +54,13 @@ static void NAME(query_features)(const struct kernel_job *job, const struct NAME
     scratch->token_top[i] += up;
     is_out |= up > REAL_BIAS - 8;
     REAL factor = NAME(power_of_two)(-(int64_t)up);
-    NAME(scale_row)(scratch->query + i * scratch->key_row, scratch->m_row, factor);
+    NAME(scale_factors)(scratch->query + i * scratch->query_row, NAME(factors_of)(scratch->m_row), factor);
   }
   if (is_out) NAME(query_pass)(job, base, false, &pass, scratch);
 }
 
-/* total[i] = the product of each of ROWS queries with z. */
-static void NAME(normalisers)(int64_t first, const REAL *z, const struct NAME(scratch) * scratch, REAL total[ROWS]) {
-  VEC sum[ROWS];
-  UNROLL for (int i = 0; i < ROWS; i++) sum[i] = NAME(splat)(0);
-  for (int64_t r = 0; r < scratch->m_row; r += LANES) {
-    VEC part = NAME(load)(z + r);
-    UNROLL for (int i = 0; i < ROWS; i++) {
-      sum[i] = NAME(fused)(NAME(load)(scratch->query + (first + i) * scratch->key_row + r), part, sum[i]);
-    }
-  }
-  UNROLL for (int i = 0; i < ROWS; i++) total[i] = NAME(total)(sum[i]);
-}
-
-INLINE void NAME(query_rows)(const struct NAME(scratch) * scratch, int64_t at, const REAL *query[ROWS]) {
-  UNROLL for (int i = 0; i < ROWS; i++) query[i] = scratch->query + (at + i) * scratch->key_row;
+INLINE void NAME(query_rows)(const struct NAME(scratch) * scratch, int64_t at, const FACTOR *query[ROWS]) {
+  UNROLL for (int i = 0; i < ROWS; i++) query[i] = scratch->query + (at + i) * scratch->query_row;
 }
 
 /* Where ROWS rows of output go; n of them are there. */
@@ -95,14 +87,14 @@ INLINE void NAME(leave)(const struct NAME(target) * target, int i, int64_t at, V
   NAME(store_lanes)(out, n, x);
 }
 
-INLINE void NAME(emit_block)(const int n_vectors, const struct kernel_job *job, const REAL *s, int64_t at,
+INLINE void NAME(emit_block)(const int n_vectors, const struct kernel_job *job, const FACTOR *s, int64_t at,
                              int64_t first, const REAL factor[ROWS], const struct NAME(scratch) * scratch,
                              const struct NAME(target) * target) {
-  const REAL *query[ROWS];
+  const FACTOR *query[ROWS];
   VEC sum[ROWS][COLUMNS];
   NAME(query_rows)(scratch, first, query);
   UNROLL for (int i = 0; i < ROWS; i++) { UNROLL for (int c = 0; c < n_vectors; c++) sum[i][c] = NAME(splat)(0); }
-  NAME(multiply)(n_vectors, 0, job->shape->features, query, 1, s + at, job->shape->s_stride, sum);
+  NAME(multiply)(n_vectors, 0, NAME(factors_of)(job->shape->features), query, 1, s + at, job->shape->s_stride, sum);
   UNROLL for (int i = 0; i < ROWS; i++) {
     if (i >= target->n) break;
     UNROLL for (int c = 0; c < n_vectors; c++) {
@@ -145,6 +137,7 @@ static void NAME(emit)(const struct kernel_job *job, const struct kernel_queries
   struct NAME(scratch) scratch;
   NAME(carve)(job->shape, job->scratch, &scratch);
   NAME(load_state)(job, state, &scratch);
+  const FACTOR *s = NAME(state_factors)(job, state, &scratch);
   int64_t width = job->shape->value_width;
   for (int64_t h = 0; h < queries->n_heads; h++) {
     struct NAME(tokens) tokens = NAME(tokens_of)(queries, h, 0, queries->n);
@@ -152,11 +145,11 @@ static void NAME(emit)(const struct kernel_job *job, const struct kernel_queries
     for (int64_t i = 0; i < queries->n; i += ROWS) {
       struct NAME(target) target = NAME(target_of)(job, queries, h, i, queries->n - i);
       REAL factor[ROWS];
-      NAME(normalisers)(i, scratch.state_z, &scratch, factor);
+      NAME(normalisers)(i, &scratch, factor);
       UNROLL for (int row = 0; row < ROWS; row++) factor[row] = 1 / factor[row];
       for (int64_t at = 0, n_vectors; at < width; at += n_vectors * LANES) {
         n_vectors = NAME(vectors_at)(width, at);
-        FOR_VECTORS(n_vectors, NAME(emit_block)(N_VECTORS, job, state->s, at, i, factor, &scratch, &target));
+        FOR_VECTORS(n_vectors, NAME(emit_block)(N_VECTORS, job, s, at, i, factor, &scratch, &target));
       }
     }
   }

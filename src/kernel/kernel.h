@@ -25,6 +25,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+enum { KERNEL_N_PRECISIONS = 3 }; /* of enum favor_precision */
+
 struct kernel_shape {
   int64_t key_width;   /* D */
   int64_t value_width; /* E */
@@ -49,7 +51,9 @@ struct kernel_projection {
 /* How many features a direction has: 2 where both its signs count. */
 static inline int64_t kernel_signs(const struct kernel_shape *shape) { return shape->features / shape->directions; }
 
-/* "real" is float in the f32 table and double in the f64 table. */
+/* "real" is double in the f64 table, and float in those of f32 and bf16. In bf16 both factors of every product are
+ * rounded to bfloat16 (8 bits of a mantissa, the exponents of f32), W before it comes here; what is summed stays float.
+ */
 struct kernel_sum {
   int32_t *exponent; /* [M] */
   void *s;           /* real [M][s_stride] */
@@ -111,10 +115,10 @@ struct kernel_ops {
 struct kernel {
   const char *name;
   bool (*is_supported)(void);
-  int64_t tile_tokens;       /* most tokens of absorb() and emit() */
-  int64_t causal_tokens;     /* most tokens of causal(): divides tile_tokens */
-  int64_t run_tiles;         /* tiles summed in `real` before they go into the reproducible state */
-  struct kernel_ops real[2]; /* by enum favor_precision; absorb == NULL where the precision is missing */
+  int64_t tile_tokens;                         /* most tokens of absorb() and emit() */
+  int64_t causal_tokens;                       /* most tokens of causal(): divides tile_tokens */
+  int64_t run_tiles;                           /* tiles summed in `real` before they go into the reproducible state */
+  struct kernel_ops real[KERNEL_N_PRECISIONS]; /* by enum favor_precision; absorb == NULL where it is missing */
 };
 
 /* A causal row's own tile is lost where its f32 weights are so small that products may have underflowed
@@ -128,8 +132,7 @@ static inline bool kernel_is_lost(double intra, int64_t intra_exponent, bool has
 
 extern const struct kernel kernel_reference;
 extern const struct kernel kernel_blas;
-extern const struct kernel kernel_avx512; /* on x86-64, as the next */
-extern const struct kernel kernel_avx2;
+extern const struct kernel kernel_avx512, kernel_avx512bf16, kernel_avx2; /* on x86-64 */
 
 /* The kernels of this build, best first; NULL past the last. */
 const struct kernel *kernel_at(int index);

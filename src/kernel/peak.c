@@ -4,7 +4,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include <favor/favor.h>
+
 #include "base/clock.h"
+#include "kernel/kernel.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -85,13 +88,13 @@ static const struct {
   const char *name;
   bool (*is_supported)(void);
   int bytes, flops_a_lane;
-  loop *loops[2]; /* by enum favor_precision */
+  loop *loops[KERNEL_N_PRECISIONS]; /* by enum favor_precision */
 } peaks[PEAK_N_ISAS] = {
     [PEAK_BASELINE] = {"baseline", always, 16, 2, {baseline_f32, baseline_f64}},
 #if defined(__x86_64__)
     [PEAK_AVX2] = {"avx2", has_avx2, 32, 2, {avx2_f32, avx2_f64}},
     [PEAK_AVX512] = {"avx512", has_avx512, 64, 2, {avx512_f32, avx512_f64}},
-    [PEAK_AVX512_BF16] = {"avx512bf16", has_avx512_bf16, 64, 4, {avx512_bf16, NULL}},
+    [PEAK_AVX512_BF16] = {"avx512bf16", has_avx512_bf16, 64, 4, {[FAVOR_PRECISION_BF16] = avx512_bf16}},
 #endif
 };
 
@@ -103,7 +106,7 @@ bool peak_is_supported(enum peak_isa isa, int precision) {
 
 double peak_sample(enum peak_isa isa, int precision, double seconds) {
   if (!peak_is_supported(isa, precision)) return 0;
-  const int lanes = peaks[isa].bytes / (precision == 0 ? (int)sizeof(float) : (int)sizeof(double));
+  const int lanes = peaks[isa].bytes / (precision == FAVOR_PRECISION_F64 ? (int)sizeof(double) : (int)sizeof(float));
   const double flops_a_round = (double)STEPS * CHAINS * lanes * peaks[isa].flops_a_lane;
   const double begin = clock_now_s();
   double now, total = 0;

@@ -10,7 +10,7 @@ enum peak_isa { PEAK_BASELINE, PEAK_AVX2, PEAK_AVX512, PEAK_AVX512_BF16, PEAK_N_
 
 const char *peak_name(enum peak_isa isa);
 
-/* Can this machine run it, in this precision (enum favor_precision)? BF16 dot products count as f32. */
+/* Can this machine run it, in this precision (enum favor_precision)? */
 bool peak_is_supported(enum peak_isa isa, int precision);
 
 /* Of one core in GFLOP/s, from a loop of independent multiply-adds that runs for about this long on the calling thread.

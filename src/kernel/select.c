@@ -7,7 +7,7 @@
 
 static const struct kernel *const kernels[] = {
 #if defined(__x86_64__)
-    &kernel_avx512, &kernel_avx2,
+    &kernel_avx512, &kernel_avx512bf16, &kernel_avx2,
 #endif
     &kernel_blas, &kernel_reference};
 enum { N_KERNELS = sizeof kernels / sizeof kernels[0] };

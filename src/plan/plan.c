@@ -1,5 +1,6 @@
 #include "plan/plan.h"
 
+#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -93,6 +94,17 @@ static void draw(struct favor_plan *plan) {
   free(work);
 }
 
+/* To the precision that products have. */
+static double round_weight(enum favor_precision precision, double w) {
+  if (precision == FAVOR_PRECISION_F64) return w;
+  if (precision == FAVOR_PRECISION_F32 || !isfinite(w)) return (double)(float)w;
+  enum { BFLOAT16_BITS = 8 };
+  int exponent;
+  double fraction = frexp(w, &exponent);
+  bool is_normal = exponent >= FLT_MIN_EXP; /* products of pairs take others for 0 */
+  return is_normal ? ldexp(rint(ldexp(fraction, BFLOAT16_BITS)), exponent - BFLOAT16_BITS) : 0;
+}
+
 /* Rank 0 draws or takes the projection; the others only have room for it. */
 static void draw_projection(struct favor_plan *plan, const double *data) {
   const struct favor_problem *problem = &plan->problem;
@@ -103,9 +115,7 @@ static void draw_projection(struct favor_plan *plan, const double *data) {
   } else {
     draw(plan);
   }
-  for (int64_t i = 0; i < count && problem->precision == FAVOR_PRECISION_F32; i++) {
-    plan->projection[i] = (double)(float)plan->projection[i];
-  }
+  for (int64_t i = 0; i < count; i++) plan->projection[i] = round_weight(problem->precision, plan->projection[i]);
   for (int64_t row = 0; row < plan->n_projections * m; row++) {
     double norm2 = 0;
     for (int64_t i = row * d; i < (row + 1) * d; i++) norm2 += plan->projection[i] * plan->projection[i];

@@ -37,6 +37,25 @@ static void check_sizes(struct favor_context *context, const struct favor_proble
   }
 }
 
+static void check_kernel(struct favor_context *context, const struct favor_problem *problem) {
+  static const char *const names[] = {"f32", "f64", "bf16"};
+  const int precision = (int)problem->precision;
+  if (kernel_find(problem->kernel, precision)) return;
+  const struct kernel *best = kernel_find("auto", precision);
+  if (!best) {
+    dist_fail(context, FAVOR_EUSAGE, "no kernel of this machine has precision %s; use precision f32", names[precision]);
+    return;
+  }
+  for (int other = 0; other < KERNEL_N_PRECISIONS; other++) {
+    if (!kernel_find(problem->kernel, other)) continue;
+    dist_fail(context, FAVOR_EUSAGE,
+              "kernel %s has no precision %s; use precision %s with it, or kernel %s for precision %s", problem->kernel,
+              names[precision], names[other], best->name, names[precision]);
+    return;
+  }
+  dist_fail(context, FAVOR_EUSAGE, "kernel %s does not exist or this machine cannot run it", problem->kernel);
+}
+
 static void check_choices(struct favor_context *context, const struct favor_problem *problem) {
   const struct {
     const char *name;
@@ -45,7 +64,7 @@ static void check_choices(struct favor_context *context, const struct favor_prob
       {"map", (int)problem->map, FAVOR_MAP_HYPERBOLIC + 1},
       {"projection", (int)problem->projection, FAVOR_PROJECTION_HADAMARD + 1},
       {"row_norm", (int)problem->row_norm, FAVOR_ROW_NORM_CHI + 1},
-      {"precision", (int)problem->precision, FAVOR_PRECISION_F64 + 1},
+      {"precision", (int)problem->precision, FAVOR_PRECISION_BF16 + 1},
       {"scan", (int)problem->scan, FAVOR_SCAN_CHAIN + 1},
   };
   for (size_t i = 0; i < sizeof choices / sizeof choices[0]; i++) {
@@ -58,10 +77,7 @@ static void check_choices(struct favor_context *context, const struct favor_prob
     dist_fail(context, FAVOR_EUSAGE, "scale is %g: it must be from %g to %g, or 0 for width^-1/2", problem->scale,
               LEAST_SCALE, MOST_SCALE);
   }
-  if (!kernel_find(problem->kernel, (int)problem->precision)) {
-    dist_fail(context, FAVOR_EUSAGE, "kernel %s does not exist, lacks the precision, or cannot run on this machine",
-              problem->kernel);
-  }
+  check_kernel(context, problem);
   if (problem->threads < 0 || problem->block_tokens < 0 || problem->memory_bytes < 0) {
     dist_fail(context, FAVOR_EUSAGE, "threads, block_tokens and memory_bytes must not be negative");
   }

@@ -89,7 +89,7 @@ static enum favor_status run(struct bench *bench, double most_error) {
   assert_all(favor_context_create(MPI_COMM_WORLD, &command.context) == FAVOR_OK);
   *bench = (struct bench){.command = &command, .context = command.context, .threads = 1, .n_kernels = 1};
   bench->kernels[0] = (struct bench_kernel){.kernel = &kernel_reference,
-                                            .precision = "f32",
+                                            .precision = FAVOR_PRECISION_F32,
                                             .most_error = most_error,
                                             .most_tokens = TOKENS,
                                             .is_listed = true};

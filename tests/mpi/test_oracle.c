@@ -157,7 +157,20 @@ static double worst_head_error(const struct favor_problem *problem, const struct
   return worst;
 }
 
-static double error_of_case(const struct run_contexts *contexts, struct test_case *c) {
+static double longest_row(const struct favor_plan *plan, const struct favor_problem *problem) {
+  int64_t n_projections = problem->has_projection_per_head ? problem->kv_heads : 1, width = problem->key_width;
+  double longest2 = 0;
+  for (int64_t r = 0; r < n_projections * problem->features; r++) {
+    double norm2 = 0;
+    for (int64_t d = 0; d < width; d++) {
+      norm2 += pow(run_element(problem, favor_plan_projection(plan), r * width + d), 2);
+    }
+    longest2 = fmax(longest2, norm2);
+  }
+  return sqrt(longest2);
+}
+
+static double error_of_case(const struct run_contexts *contexts, struct test_case *c, double *longest) {
   case_set_tokens(c, run_tokens_of(contexts->self, &c->problem));
   struct case_tensors t;
   case_tensors_create(&c->problem, c->number, c->spread, &t);
@@ -170,6 +183,7 @@ static double error_of_case(const struct run_contexts *contexts, struct test_cas
   if (status == FAVOR_OK) {
     run_gather(MPI_COMM_WORLD, out, run_out_bytes(&c->problem));
     error = worst_head_error(&c->problem, plan, &t, out);
+    *longest = longest_row(plan, &c->problem);
   }
   favor_plan_destroy(&plan);
   free(out);
@@ -185,7 +199,7 @@ static void agree_with_oracle(enum favor_map map, uint64_t begin, uint64_t end) 
     struct test_case c;
     case_draw(number, &c);
     c.problem.map = map;
-    double error = error_of_case(&contexts, &c);
+    double longest, error = error_of_case(&contexts, &c, &longest);
     if (!(error <= BOUND[c.problem.precision])) {
       char text[256];
       case_describe(&c, text, sizeof text);
@@ -212,11 +226,51 @@ static void hyperbolic_map_agrees_with_oracle(void **state) {
   agree_with_oracle(FAVOR_MAP_HYPERBOLIC, 40, 60);
 }
 
+/* The shape that bf16 is promised for, and the cases of f32 above, on the W that the plan rounded. */
+static void bf16_agrees_with_oracle(void **state) {
+  (void)state;
+  if (case_count_kernels(FAVOR_PRECISION_BF16) == 0) return;
+  struct run_contexts contexts = run_contexts_open();
+  double worst = 0, worst_of_promise = 0;
+  for (uint64_t number = 0; number < 60; number++) {
+    struct test_case c;
+    case_draw(number, &c);
+    c.problem.map = number < 40 ? FAVOR_MAP_POSITIVE : FAVOR_MAP_HYPERBOLIC;
+    if (c.problem.precision == FAVOR_PRECISION_F32) {
+      c.problem.precision = FAVOR_PRECISION_BF16;
+      c.problem.kernel = case_kernel(number, FAVOR_PRECISION_BF16);
+      bool is_promise = number < 4;
+      if (is_promise) {
+        c.problem.key_width = c.problem.value_width = 64;
+        c.problem.features = 256;
+        c.problem.scale = 0;
+        c.spread = 0.5;
+      }
+      double longest = 0, error = error_of_case(&contexts, &c, &longest);
+      double share = error / case_bf16_bound(&c.problem, c.spread, longest);
+      if (!(share <= 1)) {
+        char text[256];
+        case_describe(&c, text, sizeof text);
+        run_print("%s: error %.3g of its bound\n", text, share);
+      }
+      worst = oracle_worse(worst, share);
+      if (is_promise) worst_of_promise = oracle_worse(worst_of_promise, error);
+    }
+    case_release(&c);
+  }
+  run_print("bf16 against oracle: worst head %.3g at D=E=64, M=256, spread 0.5; elsewhere %.3g of the bound\n",
+            worst_of_promise, worst);
+  run_contexts_close(&contexts);
+  assert_all(worst_of_promise <= 4e-3);
+  assert_all(worst <= 1);
+}
+
 int main(int argc, char **argv) {
   const struct CMUnitTest tests[] = {
       mpi_unit_test(oracle_knows_the_sigmoid),        mpi_unit_test(oracle_knows_the_hyperbolic_cosine),
       mpi_unit_test(oracle_agrees_with_all_pairs),    mpi_unit_test(oracle_approaches_softmax),
       mpi_unit_test(positive_map_agrees_with_oracle), mpi_unit_test(hyperbolic_map_agrees_with_oracle),
+      mpi_unit_test(bf16_agrees_with_oracle),
   };
   return mpi_cmocka_main(&argc, &argv, "oracle", tests, sizeof tests / sizeof tests[0]);
 }

@@ -215,16 +215,24 @@ static struct favor_problem problem_of(bool is_causal, enum favor_precision prec
   return problem;
 }
 
-/* Both modes in both precisions, kernels taking turns from number `first_kernel` on; and both modes of the hyperbolic
- * map with that kernel, one in each precision. */
+/* Both modes in all precisions of this machine, kernels taking turns from number `first_kernel` on; and both modes of
+ * the hyperbolic map with that kernel, one in each precision, or both in bf16. */
 static void for_each_kind(void (*body)(const struct run_contexts *contexts, struct favor_problem *problem),
                           uint64_t first_kernel) {
+  static const struct {
+    enum favor_precision precision;
+    enum favor_map map;
+  } kinds[] = {{FAVOR_PRECISION_F32, FAVOR_MAP_POSITIVE},    {FAVOR_PRECISION_F32, FAVOR_MAP_POSITIVE},
+               {FAVOR_PRECISION_F64, FAVOR_MAP_POSITIVE},    {FAVOR_PRECISION_F64, FAVOR_MAP_POSITIVE},
+               {FAVOR_PRECISION_F64, FAVOR_MAP_HYPERBOLIC},  {FAVOR_PRECISION_F32, FAVOR_MAP_HYPERBOLIC},
+               {FAVOR_PRECISION_BF16, FAVOR_MAP_POSITIVE},   {FAVOR_PRECISION_BF16, FAVOR_MAP_POSITIVE},
+               {FAVOR_PRECISION_BF16, FAVOR_MAP_HYPERBOLIC}, {FAVOR_PRECISION_BF16, FAVOR_MAP_HYPERBOLIC}};
   struct run_contexts contexts = run_contexts_open();
-  for (int kind = 0; kind < 6; kind++) {
-    enum favor_precision precision = kind == 2 || kind == 3 || kind == 4 ? FAVOR_PRECISION_F64 : FAVOR_PRECISION_F32;
-    struct favor_problem problem = problem_of(kind % 2, precision);
-    problem.map = kind < 4 ? FAVOR_MAP_POSITIVE : FAVOR_MAP_HYPERBOLIC;
-    problem.kernel = case_kernel(first_kernel + (kind < 4 ? (uint64_t)(kind + kind / 2) : 0), precision);
+  for (size_t kind = 0; kind < sizeof kinds / sizeof kinds[0]; kind++) {
+    if (case_count_kernels(kinds[kind].precision) == 0) continue;
+    struct favor_problem problem = problem_of(kind % 2, kinds[kind].precision);
+    problem.map = kinds[kind].map;
+    problem.kernel = case_kernel(first_kernel + (kind < 4 ? kind + kind / 2 : 0), problem.precision);
     body(&contexts, &problem);
   }
   run_contexts_close(&contexts);

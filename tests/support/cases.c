@@ -1,5 +1,6 @@
 #include "cases.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -61,6 +62,12 @@ const char *case_kernel(uint64_t number, enum favor_precision precision) {
   int index = 0, wanted = (int)(number % case_count_kernels(precision));
   while (!can_run(index, precision) || wanted-- > 0) index++;
   return favor_kernel_name(index);
+}
+
+double case_bf16_bound(const struct favor_problem *problem, double spread, double longest_row) {
+  double scale = problem->scale == 0 ? 1 / sqrt((double)problem->key_width) : problem->scale;
+  double product = spread * sqrt(scale) * longest_row; /* root mean square over tokens */
+  return 0x1p-9 * sqrt(4 + 2 * product * product);
 }
 
 /* Lengths: fewer tokens than ranks, less than a run, some runs, many runs; narrow where long. */
@@ -168,15 +175,16 @@ void case_release(struct test_case *c) {
 }
 
 void case_describe(const struct test_case *c, char *text, size_t size) {
+  static const char *const precisions[] = {"f32", "f64", "bf16"};
   const struct favor_problem *p = &c->problem;
   snprintf(
       text, size,
       "case %2d: %s%s %s B=%lld H=%lld G=%lld N=%lld D=%lld E=%lld M=%lld segments=%lld spread=%g %s %s%s threads=%d "
       "scan=%d %s",
       (int)c->number, p->map == FAVOR_MAP_HYPERBOLIC ? "hyperbolic " : "", p->is_causal ? "causal" : "bidirectional",
-      p->precision == FAVOR_PRECISION_F32 ? "f32" : "f64", (long long)p->batch, (long long)p->heads,
-      (long long)p->kv_heads, (long long)p->tokens, (long long)p->key_width, (long long)p->value_width,
-      (long long)p->features, (long long)(p->segments ? p->n_segments : 1), c->spread,
+      precisions[p->precision], (long long)p->batch, (long long)p->heads, (long long)p->kv_heads, (long long)p->tokens,
+      (long long)p->key_width, (long long)p->value_width, (long long)p->features,
+      (long long)(p->segments ? p->n_segments : 1), c->spread,
       (const char *const[]){"orthogonal", "gaussian", "hadamard"}[p->projection],
       p->row_norm == FAVOR_ROW_NORM_CHI ? "chi" : "sqrt", p->has_projection_per_head ? " per head" : "", p->threads,
       (int)p->scan, p->kernel);
@@ -223,7 +231,7 @@ static void round_to_float(double *x, int64_t count) {
 }
 
 void case_tensors_round(const struct favor_problem *problem, struct case_tensors *t) {
-  if (problem->precision != FAVOR_PRECISION_F32) return;
+  if (problem->precision == FAVOR_PRECISION_F64) return;
   round_to_float(t->q, t->heads * t->tokens * t->key_width);
   round_to_float(t->k, t->kv_heads * t->tokens * t->key_width);
   round_to_float(t->v, t->kv_heads * t->tokens * t->value_width);

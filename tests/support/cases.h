@@ -25,6 +25,13 @@ void case_set_tokens(struct test_case *c, int64_t run_tokens);
 uint64_t case_count_kernels(enum favor_precision precision);
 const char *case_kernel(uint64_t number, enum favor_precision precision);
 
+/* The relative error that bf16 may have where q and k have this spread. Rounding to 8 bits is an error of at most 2^-8,
+ * and of 1.7e-3 in the mean square; the features of a query and a key, a value, and a row of the state (or a weight)
+ * have one each, and w . x~ has the errors of the elements of x~, together |w| |x~| / sqrt(D) times it. Of the rows of
+ * W the longest, whose length is given, count most. Errors are of either sign, so that with all lengths sqrt(D) they
+ * make sqrt(4 + |q~|^2 + |k~|^2) of one, with 2^-9 for 1.7e-3. Over many features all but a value's become less. */
+double case_bf16_bound(const struct favor_problem *problem, double spread, double longest_row);
+
 void case_release(struct test_case *c);
 
 /* One line: number, shape and options. */
@@ -34,7 +41,7 @@ void case_describe(const struct test_case *c, char *text, size_t size);
 uint64_t case_bits(uint64_t seed, uint64_t stream, uint64_t index);
 double case_deviate(uint64_t seed, uint64_t stream, uint64_t index);
 
-/* Whole tensors in float64, heads first; rounded to float where the problem is FAVOR_PRECISION_F32. */
+/* Whole tensors in float64, heads first; rounded to float unless the problem is FAVOR_PRECISION_F64. */
 struct case_tensors {
   int64_t heads, kv_heads; /* flat: B H, B G */
   int64_t tokens, key_width, value_width;
@@ -44,7 +51,7 @@ struct case_tensors {
 void case_tensors_create(const struct favor_problem *problem, uint64_t seed, double spread, struct case_tensors *t);
 /* Copies of tokens [begin, end). */
 void case_tensors_slice(const struct case_tensors *whole, int64_t begin, int64_t end, struct case_tensors *t);
-/* Rounds to float what was changed by hand, where the problem is FAVOR_PRECISION_F32. */
+/* Rounds to float what was changed by hand, unless the problem is FAVOR_PRECISION_F64. */
 void case_tensors_round(const struct favor_problem *problem, struct case_tensors *t);
 void case_tensors_destroy(struct case_tensors *t);
 

@@ -32,7 +32,7 @@ void run_print(const char *format, ...) {
 }
 
 size_t run_element_bytes(const struct favor_problem *problem) {
-  return problem->precision == FAVOR_PRECISION_F32 ? sizeof(float) : sizeof(double);
+  return problem->precision == FAVOR_PRECISION_F64 ? sizeof(double) : sizeof(float);
 }
 
 size_t run_out_bytes(const struct favor_problem *problem) {
@@ -41,14 +41,14 @@ size_t run_out_bytes(const struct favor_problem *problem) {
 }
 
 double run_element(const struct favor_problem *problem, const void *out, int64_t i) {
-  return problem->precision == FAVOR_PRECISION_F32 ? (double)((const float *)out)[i] : ((const double *)out)[i];
+  return problem->precision == FAVOR_PRECISION_F64 ? ((const double *)out)[i] : (double)((const float *)out)[i];
 }
 
 static void set_element(const struct favor_problem *problem, void *array, int64_t i, double x) {
-  if (problem->precision == FAVOR_PRECISION_F32)
-    ((float *)array)[i] = (float)x;
-  else
+  if (problem->precision == FAVOR_PRECISION_F64)
     ((double *)array)[i] = x;
+  else
+    ((float *)array)[i] = (float)x;
 }
 
 /* The heads [head_begin, head_end) and tokens [token_begin, token_end) of a tensor, in the library's layout. */

@@ -39,7 +39,7 @@ int64_t run_tokens_of(struct favor_context *self, const struct favor_problem *pr
 /* Collective: every rank's rows of what run_plan left; byte for byte. */
 void run_gather(MPI_Comm comm, void *out, size_t bytes);
 
-/* Element i of an output, of either precision. */
+/* Element i of an output, of any precision. */
 double run_element(const struct favor_problem *problem, const void *out, int64_t i);
 
 /* The projection that a query head of the plan uses, [M][D], in float64; owned by the caller. */
