@@ -93,6 +93,8 @@ FAVOR_API int favor_context_size(const struct favor_context *context);
 /* ---- problem ---------------------------------------------------------------------------------------------------- */
 
 enum favor_map { FAVOR_MAP_POSITIVE = 0, FAVOR_MAP_HYPERBOLIC };
+/* Hadamard: blocks of three rounds of random signs and Walsh-Hadamard transforms, of the width padded to a power of two
+ * (Yu et al. 2016); nearly orthogonal rows' error at a small bias, and less work in the fused kernels. */
 enum favor_projection { FAVOR_PROJECTION_ORTHOGONAL = 0, FAVOR_PROJECTION_GAUSSIAN, FAVOR_PROJECTION_HADAMARD };
 enum favor_row_norm { FAVOR_ROW_NORM_SQRT = 0, FAVOR_ROW_NORM_CHI };
 /* Of arrays and of products. BF16: arrays are float; the numbers that enter a product are rounded to bfloat16 (the

@@ -14,6 +14,7 @@ enum { BENCH_LEAST_ROUNDS = 7, BENCH_MOST_ROUNDS = 41, BENCH_MOST_SAMPLES = 4096
 struct bench_work {
   int64_t heads, tokens, key_width, value_width, features;
   bool is_causal;
+  enum favor_projection projection;
   enum favor_map map;
 };
 

@@ -31,8 +31,11 @@ static double ns_of(const struct bench_run *run) { return 1e9 * run->seconds / r
 
 static const char *name_of(const struct bench_run *run, char text[96]) {
   const struct bench_work *work = &run->work;
-  snprintf(text, 96, "%s D=%lld E=%lld M=%lld", work->is_causal ? "causal" : "bidirectional",
-           (long long)work->key_width, (long long)work->value_width, (long long)work->features);
+  const char *projection = option_at(OPTION_PROJECTION)->choices[work->projection];
+  bool is_usual = work->projection == FAVOR_PROJECTION_ORTHOGONAL;
+  snprintf(text, 96, "%s D=%lld E=%lld M=%lld%s%s", work->is_causal ? "causal" : "bidirectional",
+           (long long)work->key_width, (long long)work->value_width, (long long)work->features, is_usual ? "" : " ",
+           is_usual ? "" : projection);
   return text;
 }
 
@@ -43,7 +46,7 @@ static json_t *pack_run(const struct bench *bench, const struct bench_run *run) 
       "{s:s, s:b, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:s, s:s, s:s, s:i, s:i, s:f, s:f, s:f, s:f, s:f, s:f, s:o, s:f}",
       "name", name_of(run, name), "causal", (int)work->is_causal, "map",
       options_text(bench->command->options, OPTION_MAP), "projection",
-      options_text(bench->command->options, OPTION_PROJECTION), "heads", (json_int_t)work->heads, "tokens",
+      option_at(OPTION_PROJECTION)->choices[work->projection], "heads", (json_int_t)work->heads, "tokens",
       (json_int_t)work->tokens, "D", (json_int_t)work->key_width, "E", (json_int_t)work->value_width, "M",
       (json_int_t)work->features, "kernel", run->kernel->kernel->name, "precision",
       precision_name((int)run->kernel->precision), "peak_isa", peak_name(run->kernel->isa), "threads", bench->threads,
@@ -100,7 +103,7 @@ static void print_run(const struct bench *bench, const struct bench_run *run, co
     snprintf(ns, sizeof ns, "%.1f", 1e9 * run->blas_seconds);
     snprintf(times, sizeof times, "%.2f", 1e9 * run->blas_seconds / ns_of(run));
   }
-  printf("%-32s%-11s%-5s%9.1f%7.1f%%%6.0f%%%9.1f  %.3f %-11s%7.1f%%%9s%7s%9.1e\n", name, run->kernel->kernel->name,
+  printf("%-41s%-11s%-5s%9.1f%7.1f%%%6.0f%%%9.1f  %.3f %-11s%7.1f%%%9s%7s%9.1e\n", name, run->kernel->kernel->name,
          precision_name((int)run->kernel->precision), ns_of(run), 100 * run->spread, 100 * run->cpu_share,
          gflops_of(run), gflops_of(run) / peak_of(bench, run), peak_name(run->kernel->isa), 100 * run->accumulate_share,
          ns, times, run->relative_error);
@@ -111,7 +114,7 @@ static void print_table(const struct bench *bench) {
   int n_repetitions = BENCH_MOST_ROUNDS;
   bool is_busy = false;
   print_peaks(bench);
-  printf("BLAS %s\n\n%-32s%-11s%-5s%9s%8s%7s%9s  %-17s%8s%9s%7s%9s\n", favor_blas_description(), "", "kernel", "", "ns",
+  printf("BLAS %s\n\n%-41s%-11s%-5s%9s%8s%7s%9s  %-17s%8s%9s%7s%9s\n", favor_blas_description(), "", "kernel", "", "ns",
          "spread", "CPU", "GFLOP/s", "of the peak of", "bits", "BLAS ns", "times", "error");
   for (int i = 0; i < bench->n_runs; i++) {
     const struct bench_run *run = &bench->runs[i];

@@ -54,7 +54,7 @@ static enum favor_status make_plan(const struct bench *bench, struct station *st
   problem.features = work->features;
   problem.is_causal = work->is_causal;
   problem.map = work->map;
-  problem.projection = (enum favor_projection)options_integer(options, OPTION_PROJECTION);
+  problem.projection = work->projection;
   problem.seed = (uint64_t)options_integer(options, OPTION_SEED);
   problem.precision = station->run.kernel->precision;
   problem.kernel = station->run.kernel->kernel->name;

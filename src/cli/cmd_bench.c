@@ -19,6 +19,7 @@ enum { FIRST_SAMPLES = 25 };
 
 static const struct bench_work default_works[] = {
     {.key_width = 64, .value_width = 64, .features = 256},
+    {.key_width = 64, .value_width = 64, .features = 256, .projection = FAVOR_PROJECTION_HADAMARD},
     {.key_width = 64, .value_width = 64, .features = 256, .is_causal = true},
     {.key_width = 128, .value_width = 128, .features = 256},
     {.key_width = 128, .value_width = 128, .features = 512},
@@ -93,9 +94,10 @@ static void choose_kernels(struct bench *bench) {
 static void choose_works(struct bench *bench) {
   const struct options *options = bench->command->options;
   const enum favor_map map = (enum favor_map)options_integer(options, OPTION_MAP);
+  const enum favor_projection projection = (enum favor_projection)options_integer(options, OPTION_PROJECTION);
   bool has_shape = option_is_active(options, OPTION_SHAPE);
   if (!has_shape && !option_is_active(options, OPTION_FEATURES) && !option_is_active(options, OPTION_VALUE_WIDTH) &&
-      !option_is_active(options, OPTION_CAUSAL)) {
+      !option_is_active(options, OPTION_CAUSAL) && !option_is_active(options, OPTION_PROJECTION)) {
     for (int i = 0; i < N_DEFAULT_WORKS; i++) {
       bench->works[i] = default_works[i];
       bench->works[i].heads = bench->threads;
@@ -114,6 +116,7 @@ static void choose_works(struct bench *bench) {
                               .key_width = WIDTH,
                               .features = options_integer(options, OPTION_FEATURES),
                               .is_causal = options_flag(options, OPTION_CAUSAL),
+                              .projection = projection,
                               .map = map};
   if (has_shape) {
     int64_t elements;

@@ -67,7 +67,10 @@ static const struct option table[OPTION_N_KEYS] = {
                            .preset = "orthogonal",
                            ATTRIBUTE,
                            .argument = "NAME",
-                           .help = "how the rows of the projection are drawn"},
+                           .help = "how the rows of the projection are drawn; hadamard: from random signs and fast "
+                                   "transforms, D log D work instead of D^2, on D padded to a power of two; its "
+                                   "kernel estimate has a small bias, below 1 % at D=64 and about 2 % at D=16 with "
+                                   "--row-norm chi"},
     [OPTION_ROW_NORM] = {.name = "row-norm",
                          .commands = COMMAND_ATTEND,
                          .kind = KIND_CHOICE,
@@ -75,7 +78,7 @@ static const struct option table[OPTION_N_KEYS] = {
                          .preset = "sqrt",
                          ATTRIBUTE,
                          .argument = "NAME",
-                         .help = "lengths of orthogonal rows: sqrt(D), or drawn from chi(D)"},
+                         .help = "lengths of orthogonal and hadamard rows: sqrt(D), or drawn from chi(D)"},
     [OPTION_PROJECTION_FILE] = {.name = "projection-file",
                                 .commands = COMMAND_ATTEND,
                                 .kind = KIND_TEXT,

@@ -55,6 +55,7 @@ INLINE vec_f32 look_up_f32(ints_f32 i) {
 #undef INTS
 #undef INT
 #undef TABLE_BITS
+#undef HAS_TRANSPOSE
 
 typedef double vec_f64 __attribute__((vector_size(64)));
 typedef int64_t ints_f64 __attribute__((vector_size(64)));

@@ -34,3 +34,33 @@ INLINE vec_f32 zip_high_f32(vec_f32 a, vec_f32 b) {
   const __m512i order = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
   return _mm512_permutex2var_ps(a, order, b);
 }
+
+/* Pairs and quads of rows within the quarters of a vector first, as many cores do that in more units than they have for
+ * shuffles across the whole of it; then the quarters. */
+INLINE void transpose_f32(vec_f32 square[16]) {
+  __m512 pair[16], quad[16], half[16];
+  UNROLL for (int i = 0; i < 16; i += 2) {
+    pair[i] = _mm512_unpacklo_ps(square[i], square[i + 1]);
+    pair[i + 1] = _mm512_unpackhi_ps(square[i], square[i + 1]);
+  }
+  UNROLL for (int i = 0; i < 16; i += 4) {
+    UNROLL for (int high = 0; high < 2; high++) {
+      __m512d a = _mm512_castps_pd(pair[i + high]), b = _mm512_castps_pd(pair[i + high + 2]);
+      quad[i + 2 * high] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
+      quad[i + 2 * high + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
+    }
+  }
+  enum { EVEN = 0x88, ODD = 0xdd }; /* quarters 0 and 2 of both vectors, or 1 and 3 */
+  UNROLL for (int i = 0; i < 4; i++) {
+    UNROLL for (int at = 0; at < 16; at += 8) {
+      half[at + i] = _mm512_shuffle_f32x4(quad[at + i], quad[at + i + 4], EVEN);
+      half[at + i + 4] = _mm512_shuffle_f32x4(quad[at + i], quad[at + i + 4], ODD);
+    }
+  }
+  UNROLL for (int i = 0; i < 8; i++) {
+    square[i] = _mm512_shuffle_f32x4(half[i], half[i + 8], EVEN);
+    square[i + 8] = _mm512_shuffle_f32x4(half[i], half[i + 8], ODD);
+  }
+}
+
+#define HAS_TRANSPOSE

@@ -25,7 +25,8 @@
  *   VEC NAME(scaled)(VEC x, INTS e): x 2^e for x in [1/2, 4), 0 where that is below the normal range or near it
  *   WIDE             a vector of WIDE_LANES doubles; WIDE NAME(widen)(const REAL *), double wide_total(WIDE),
  *                    WIDE wide_fused(WIDE a, WIDE b, WIDE c)
- *   VEC NAME(zip_low)(VEC a, VEC b), NAME(zip_high): a0 b0 a1 b1 ..., the lower and the upper half of it
+ *   VEC NAME(zip_low)(VEC a, VEC b), NAME(zip_high): a0 b0 a1 b1 ..., the lower and the upper half of it; or
+ *   HAS_TRANSPOSE    and void NAME(transpose)(VEC square[LANES]), where the instruction set has a faster way
  *
  * Factors of products are of type FACTOR: REAL itself, or with PAIRS defined (REAL being float) two of them next to
  * each other along the summed index, rounded to bfloat16, in 32 bits. Sums are REAL in both. body_single.h and
@@ -145,6 +146,20 @@ INLINE INTS NAME(load_int_lanes)(const INT *x, int64_t n, INT rest) {
 
 INLINE void NAME(store_int_lanes)(INT *x, int64_t n, INTS v) { NAME(store_lanes)((REAL *)x, n, (VEC)v); }
 
+#ifndef HAS_TRANSPOSE
+/* Rows become columns: zips rows half a square apart, again and again. */
+INLINE void NAME(transpose)(VEC square[LANES]) {
+  VEC zipped[LANES];
+  UNROLL for (int step = 1; step < LANES; step *= 2) {
+    UNROLL for (int i = 0; i < LANES / 2; i++) {
+      zipped[2 * i] = NAME(zip_low)(square[i], square[i + LANES / 2]);
+      zipped[2 * i + 1] = NAME(zip_high)(square[i], square[i + LANES / 2]);
+    }
+    UNROLL for (int i = 0; i < LANES; i++) square[i] = zipped[i];
+  }
+}
+#endif
+
 /* Whether any lane is above the limit. */
 INLINE bool NAME(any_above)(INTS v, INT limit) { return NAME(largest)(v) > limit; }
 
@@ -169,18 +184,6 @@ INLINE REAL NAME(power_of_two)(int64_t n) {
 #define TO_INTEGER ((REAL)3 * (REAL)((INT)1 << (REAL_MANTISSA_BITS - 1 - TABLE_BITS)))
 #define LONGEST_EXPONENT ((double)((INT)1 << (REAL_MANTISSA_BITS - 1 - TABLE_BITS)))
 #define BIAS (NAME(bits)(TO_INTEGER) >> TABLE_BITS)
-
-/* Transposes a square by zipping rows half a square apart, again and again. */
-INLINE void NAME(transpose)(VEC square[LANES]) {
-  VEC zipped[LANES];
-  UNROLL for (int step = 1; step < LANES; step *= 2) {
-    UNROLL for (int i = 0; i < LANES / 2; i++) {
-      zipped[2 * i] = NAME(zip_low)(square[i], square[i + LANES / 2]);
-      zipped[2 * i + 1] = NAME(zip_high)(square[i], square[i + LANES / 2]);
-    }
-    UNROLL for (int i = 0; i < LANES; i++) square[i] = zipped[i];
-  }
-}
 
 static const REAL NAME(coefficients)[] = {EXP2_COEFFICIENTS, 1};
 
