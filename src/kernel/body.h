@@ -25,8 +25,8 @@
  *   VEC NAME(scaled)(VEC x, INTS e): x 2^e for x in [1/2, 4), 0 where that is below the normal range or near it
  *   WIDE             a vector of WIDE_LANES doubles; WIDE NAME(widen)(const REAL *), double wide_total(WIDE),
  *                    WIDE wide_fused(WIDE a, WIDE b, WIDE c)
- *   VEC NAME(zip_low)(VEC a, VEC b), NAME(zip_high): a0 b0 a1 b1 ..., the lower and the upper half of it; or
- *   HAS_TRANSPOSE    and void NAME(transpose)(VEC square[LANES]), where the instruction set has a faster way
+ *   VEC NAME(zip_low)(VEC a, VEC b), NAME(zip_high): a0 b0 a1 b1 ..., the lower and the upper half of it
+ *   HAS_TRANSPOSE    if it has void NAME(transpose)(VEC square[LANES]), faster than by zips
  *
  * Factors of products are of type FACTOR: REAL itself, or with PAIRS defined (REAL being float) two of them next to
  * each other along the summed index, rounded to bfloat16, in 32 bits. Sums are REAL in both. body_single.h and
