@@ -41,12 +41,8 @@ static void NAME(move_state)(const struct kernel_job *job, const struct kernel_s
 /* Weights of keys 0 .. first + ROWS - 1 for ROWS queries, in scratch->pair: columns [at, at + n_vectors vectors). */
 INLINE void NAME(pair_block)(const int n_vectors, const struct kernel_job *job, int64_t first, int64_t at,
                              const struct NAME(scratch) * scratch) {
-  const FACTOR *query[ROWS];
   VEC sum[ROWS][COLUMNS];
-  NAME(query_rows)(scratch, first, query);
-  UNROLL for (int i = 0; i < ROWS; i++) { UNROLL for (int c = 0; c < n_vectors; c++) sum[i][c] = NAME(splat)(0); }
-  int64_t depth = NAME(factors_of)(job->shape->features);
-  NAME(multiply)(n_vectors, 0, depth, query, 1, scratch->key_columns + at, COLUMN_ROW, sum);
+  NAME(multiply_queries)(n_vectors, job, first, scratch->key_columns + at, COLUMN_ROW, scratch, sum);
   NAME(keep_weights)(n_vectors, first, at, sum, scratch);
 }
 
@@ -84,11 +80,8 @@ INLINE void NAME(causal_block)(const int n_vectors, const struct kernel_job *job
 /* Sums of ROWS queries over the state, from features at its own exponents. */
 INLINE void NAME(state_block)(const int n_vectors, const struct kernel_job *job, const FACTOR *s, int64_t at,
                               int64_t first, const struct NAME(scratch) * scratch) {
-  const FACTOR *query[ROWS];
   VEC sum[ROWS][COLUMNS];
-  NAME(query_rows)(scratch, first, query);
-  UNROLL for (int i = 0; i < ROWS; i++) { UNROLL for (int c = 0; c < n_vectors; c++) sum[i][c] = NAME(splat)(0); }
-  NAME(multiply)(n_vectors, 0, NAME(factors_of)(job->shape->features), query, 1, s + at, job->shape->s_stride, sum);
+  NAME(multiply_queries)(n_vectors, job, first, s + at, job->shape->s_stride, scratch, sum);
   UNROLL for (int i = 0; i < ROWS; i++) {
     UNROLL for (int c = 0; c < n_vectors; c++) {
       NAME(store)(scratch->part + (first + i) * scratch->e_row + at + c * LANES, sum[i][c]);

@@ -87,14 +87,20 @@ INLINE void NAME(leave)(const struct NAME(target) * target, int i, int64_t at, V
   NAME(store_lanes)(out, n, x);
 }
 
+/* sum = the products of ROWS queries with columns of `rows`, one row to a feature (or pair of them). */
+INLINE void NAME(multiply_queries)(const int n_vectors, const struct kernel_job *job, int64_t first, const FACTOR *rows,
+                                   int64_t stride, const struct NAME(scratch) * scratch, VEC sum[ROWS][COLUMNS]) {
+  const FACTOR *query[ROWS];
+  NAME(query_rows)(scratch, first, query);
+  UNROLL for (int i = 0; i < ROWS; i++) { UNROLL for (int c = 0; c < n_vectors; c++) sum[i][c] = NAME(splat)(0); }
+  NAME(multiply)(n_vectors, 0, NAME(factors_of)(job->shape->features), query, 1, rows, stride, sum);
+}
+
 INLINE void NAME(emit_block)(const int n_vectors, const struct kernel_job *job, const FACTOR *s, int64_t at,
                              int64_t first, const REAL factor[ROWS], const struct NAME(scratch) * scratch,
                              const struct NAME(target) * target) {
-  const FACTOR *query[ROWS];
   VEC sum[ROWS][COLUMNS];
-  NAME(query_rows)(scratch, first, query);
-  UNROLL for (int i = 0; i < ROWS; i++) { UNROLL for (int c = 0; c < n_vectors; c++) sum[i][c] = NAME(splat)(0); }
-  NAME(multiply)(n_vectors, 0, NAME(factors_of)(job->shape->features), query, 1, s + at, job->shape->s_stride, sum);
+  NAME(multiply_queries)(n_vectors, job, first, s + at, job->shape->s_stride, scratch, sum);
   UNROLL for (int i = 0; i < ROWS; i++) {
     if (i >= target->n) break;
     UNROLL for (int c = 0; c < n_vectors; c++) {
