@@ -119,19 +119,11 @@ static inline int64_t take_digit(double *y) {
 
 VECTORS static void add_digits(int64_t n, const double *restrict y, int n_bins, int64_t width, int64_t *restrict bins) {
   int64_t *restrict second = bins + width, *restrict third = second + width;
-  if (n_bins == 2) {
-    for (int64_t e = 0; e < n; e++) {
-      double rest = y[e];
-      bins[e] += take_digit(&rest);
-      second[e] += take_digit(&rest);
-    }
-    return;
-  }
   for (int64_t e = 0; e < n; e++) {
     double rest = y[e];
     bins[e] += take_digit(&rest);
     second[e] += take_digit(&rest);
-    third[e] += take_digit(&rest);
+    if (n_bins == 3) third[e] += take_digit(&rest);
   }
 }
 
