@@ -98,13 +98,14 @@ static void allocate_workers(struct favor_plan *plan) {
     for (int thread = 0; thread < plan->threads; thread++) {
       struct worker *worker = memory_zeroed(1, bytes);
       plan->workers[thread] = worker;
-      if (worker) {
-        worker_place(&plan->engine, (char *)worker + worker_head_bytes(), worker);
-      } else {
-        dist_fail(plan->context, FAVOR_ENOMEM, "no memory for a thread's scratch (%zu bytes)", bytes);
-      }
+      if (worker) worker_place(&plan->engine, (char *)worker + worker_head_bytes(), worker);
     }
     binding_leave(plan->binding);
+  }
+  for (int thread = 0; thread < plan->threads; thread++) {
+    if (plan->workers[thread]) continue;
+    dist_fail(plan->context, FAVOR_ENOMEM, "no memory for a thread's scratch (%zu bytes)", bytes);
+    return;
   }
 }
 
