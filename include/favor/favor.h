@@ -14,8 +14,8 @@
  *   favor_context_destroy(&context);
  *
  * Symbols: B batch, H query heads, G key heads, N tokens, D key width, E value width, M directions w_r, the rows of the
- * projection, R features, the rows of a state: M, or 2 M with FAVOR_MAP_HYPERBOLIC. Query head h reads key head
- * floor(h G / H). Heads are counted flat over the batch: query head b H + h, key head b G + g.
+ * projection, R features, the rows of a state: M, or 2 M with FAVOR_MAP_HYPERBOLIC and FAVOR_MAP_TRIGONOMETRIC. Query
+ * head h reads key head floor(h G / H). Heads are counted flat over the batch: query head b H + h, key head b G + g.
  * Token ranges are half-open and global; sizes and indices are int64_t.
  *
  * The computed function (Choromanski et al., "Rethinking Attention with Performers", ICLR 2021, lemma 1):
@@ -23,6 +23,8 @@
  *   x~ = sqrt(scale) x,  u_r = w_r . x~,  g = |x~|^2 / 2
  *   phi(x) = M^-1/2 exp(u - g)                          FAVOR_MAP_POSITIVE
  *   phi(x) = (2M)^-1/2 [exp(u - g), exp(-u - g)]        FAVOR_MAP_HYPERBOLIC
+ *   phi(x) = M^-1/2 exp(g) [cos u, sin u]               FAVOR_MAP_TRIGONOMETRIC
+ *   phi(x) = f(u) + eps                                 all other maps, the paper's generalised attention
  *   out_i = sum_j (phi(q_i) . phi(k_j)) v_j / sum_j (phi(q_i) . phi(k_j))
  *
  * with j over the tokens of i's segment (causal: those with j <= i).
@@ -92,10 +94,41 @@ FAVOR_API int favor_context_size(const struct favor_context *context);
 
 /* ---- problem ---------------------------------------------------------------------------------------------------- */
 
-enum favor_map { FAVOR_MAP_POSITIVE = 0, FAVOR_MAP_HYPERBOLIC };
-/* Hadamard: blocks of three rounds of random signs and Walsh-Hadamard transforms, of the width padded to a power of two
- * (Yu et al. 2016); nearly orthogonal rows' error at a small bias, and less work in the fused kernels. */
-enum favor_projection { FAVOR_PROJECTION_ORTHOGONAL = 0, FAVOR_PROJECTION_GAUSSIAN, FAVOR_PROJECTION_HADAMARD };
+/* The first four estimate softmax attention and need random rows. The others are kernels of their own, with and without
+ * a projection; "signed" ones have normalisers that may be negative or vanish (see is_negative_allowed). */
+enum favor_map {
+  FAVOR_MAP_POSITIVE = 0,  /* FAVOR+ (Choromanski et al. 2021, lemma 1) */
+  FAVOR_MAP_HYPERBOLIC,    /* both signs of each direction (same, "hyp+") */
+  FAVOR_MAP_TRIGONOMETRIC, /* signed; random Fourier features (Rahimi and Recht 2007; in Choromanski et al. 2021 the
+                              baseline that fails where the kernel is near 0) */
+  FAVOR_MAP_OPRF,          /* FAVOR++ (Likhosherstov et al. 2022); not in this version */
+  FAVOR_MAP_RELU,          /* max(u, 0) */
+  FAVOR_MAP_ELU,           /* elu(u) + 1: exp(u) up to 0, u + 1 above (Katharopoulos et al. 2020) */
+  FAVOR_MAP_EXP,           /* exp(u) */
+  FAVOR_MAP_GELU,          /* signed; u Phi(u), Phi the normal distribution (Hendrycks and Gimpel 2016), by erf */
+  FAVOR_MAP_SIGMOID,       /* 1 / (1 + exp(-u)) */
+  FAVOR_MAP_TANH,          /* signed; tanh(u) */
+  FAVOR_MAP_ABS,           /* |u| */
+  FAVOR_MAP_SQUARE,        /* u^2, of both signs of u (Likhosherstov et al. 2021, SLiM; google-research's fast_attention
+                              has u^2 for u > 0 alone, which is not this map) */
+  FAVOR_MAP_COS,           /* signed; cos(u) */
+  FAVOR_MAP_IDENTITY       /* signed; u */
+};
+/* How W is made.
+ *   orthogonal  rows of Haar-distributed orthogonal D x D blocks (Choromanski et al. 2021, section 2.4)
+ *   gaussian    iid normal
+ *   hadamard    blocks of three rounds of random signs and Walsh-Hadamard transforms, of the width padded to a power of
+ *               two (Yu et al. 2016); nearly orthogonal rows' error at a small bias, and less work in the fused kernels
+ *   simplex     blocks of D directions with pairwise cosine -1 / (D - 1), turned by a Haar-distributed rotation (Reid
+ *               et al., "Simplex random features", 2023)
+ *   none        W is the identity: u = x~ and M = D (which `features` must be); for the generalised maps */
+enum favor_projection {
+  FAVOR_PROJECTION_ORTHOGONAL = 0,
+  FAVOR_PROJECTION_GAUSSIAN,
+  FAVOR_PROJECTION_HADAMARD,
+  FAVOR_PROJECTION_SIMPLEX,
+  FAVOR_PROJECTION_NONE
+};
 enum favor_row_norm { FAVOR_ROW_NORM_SQRT = 0, FAVOR_ROW_NORM_CHI };
 /* Of arrays and of products. BF16: arrays are float; the numbers that enter a product are rounded to bfloat16 (the
  * projection once, which is then the one in use), sums are float, and states are exact as ever. For machines that have
@@ -116,6 +149,11 @@ struct favor_problem {
   bool is_causal;
 
   enum favor_map map;
+  double eps; /* added to every feature: 0, or from 1e-30 to 1e30; negative: the map's own, 1e-3 for the generalised
+                 maps and 0 for the others, which take no other yet */
+  /* Accepts maps whose normaliser can vanish: the signed ones, and with eps 0 also relu, abs and square. The output of
+   * a token whose normaliser is 0 is then 0, and one that passes the largest number is that number. */
+  bool is_negative_allowed;
   int64_t features; /* M >= 1 */
   enum favor_projection projection;
   enum favor_row_norm row_norm; /* of every row; iid Gaussian rows are those of chi, sqrt gives them one length */
@@ -257,8 +295,8 @@ struct favor_plan_times {
   double features_state_s; /* absorbing keys and values */
   double reduce_s;         /* blocked in combine */
   double output_s;         /* emitting */
-  double accumulate_s;     /* of absorbing and emitting, by all threads: runs into the reproducible state, and reading it */
-  int64_t bytes_sent;      /* state bytes that this rank sent */
+  double accumulate_s; /* of absorbing and emitting, by all threads: runs into the reproducible state, and reading it */
+  int64_t bytes_sent;  /* state bytes that this rank sent */
 };
 /* Local: of the run since favor_plan_begin. */
 FAVOR_API void favor_plan_times(const struct favor_plan *plan, struct favor_plan_times *times);
@@ -276,7 +314,8 @@ FAVOR_API enum favor_status favor_plan_export_state(const struct favor_plan *pla
                                                     int64_t kv_head, void *bytes);
 
 /* Local: an exported state as numbers: S_re = s[r][e] 2^exponent[r], z_r = z[r] 2^exponent[r]. A row of no key has
- * exponent INT32_MIN and zeros. exponent [R], s [R][E], z [R]; owned by the caller. */
+ * exponent INT32_MIN and zeros, one to which all keys gave a feature of 0 has exponent -2^29 and zeros. exponent [R], s
+ * [R][E], z [R]; owned by the caller. */
 FAVOR_API void favor_state_decode(const void *bytes, int32_t *exponent, double *s, double *z);
 
 /* ---- decoding: causal attention one token at a time ---------------------------------------------------------------

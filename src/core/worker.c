@@ -26,13 +26,14 @@ static size_t carve(const struct engine *engine, char *memory, struct worker *wo
   worker->rows = take(memory, &total, engine_state_bytes(engine));
   worker->row = take(memory, &total, STATE_SCRATCH(e) * sizeof(double));
   worker->half_norm = take(memory, &total, tile * sizeof(double));
-  worker->query_half_norm = take(memory, &total, tile * sizeof(double));
+  worker->query_half_norm = take(memory, &total, (size_t)engine->heads_per_key * tile * sizeof(double));
   worker->peak = take(memory, &total, e * engine->real_bytes);
   worker->query_peak = take(memory, &total, (size_t)engine->shape.key_width * engine->real_bytes);
   worker->shift = take(memory, &total, e * sizeof(int32_t));
   worker->v_scale = take(memory, &total, e * engine->real_bytes);
   worker->out_scale = take(memory, &total, e * engine->real_bytes);
   worker->exact = take(memory, &total, (2 * m + e) * sizeof(double));
+  worker->exact_exponent = take(memory, &total, 2 * m * sizeof(int32_t));
   worker->is_lost = take(memory, &total, (size_t)engine->heads_per_key * tile * sizeof(bool));
   return total;
 }
@@ -167,10 +168,12 @@ bool worker_measure_keys(const struct engine *engine, struct worker *worker, int
 
 bool worker_measure_queries(const struct engine *engine, struct worker *worker, const struct kernel_queries *queries,
                             struct refusal *refusal) {
+  bool has_map = engine->shape.map != NULL;
   for (int64_t h = 0; h < queries->n_heads; h++) {
     const void *q = row_in(engine, queries->q, queries->q_head_stride, h);
-    if (are_short(engine, queries->n, q, queries->q_stride, worker->query_peak)) continue;
-    if (measure_rows(engine, 'q', queries->n, q, queries->q_stride, worker->query_half_norm, refusal)) continue;
+    double *half_norm = worker->query_half_norm + h * engine->kernel->tile_tokens;
+    if (!has_map && are_short(engine, queries->n, q, queries->q_stride, worker->query_peak)) continue;
+    if (measure_rows(engine, 'q', queries->n, q, queries->q_stride, half_norm, refusal)) continue;
     refusal->head = h;
     return false;
   }
@@ -196,15 +199,29 @@ const void *worker_scale(const struct engine *engine, const int32_t *shift, int 
   return scale;
 }
 
-void worker_project(const struct engine *engine, const struct head_weights *weights, const void *x, double half_norm,
-                    double *l) {
+void worker_norms(const struct engine *engine, const struct worker *worker, struct kernel_queries *queries) {
+  queries->half_norm = worker->query_half_norm;
+  queries->half_norm_head_stride = engine->kernel->tile_tokens;
+}
+
+void worker_features(const struct engine *engine, const struct head_weights *weights, const void *x, bool is_query,
+                     double half_norm, double *fraction, int32_t *exponent) {
   int64_t width = engine->shape.key_width, directions = engine->shape.directions;
-  bool has_both_signs = kernel_signs(&engine->shape) == 2;
   for (int64_t r = 0; r < directions; r++) {
     double sum = 0;
     for (int64_t d = 0; d < width; d++) sum += weights->exact[r * width + d] * real_at(engine, x, d);
-    l[r] = sum - half_norm;
-    if (has_both_signs) l[directions + r] = -sum - half_norm;
+    fraction[r] = sum;
+  }
+  if (engine->shape.map) {
+    const struct kernel_map_row row = {directions, half_norm, is_query, &weights->parameters};
+    engine->shape.map->f64(&row, fraction, exponent);
+    return;
+  }
+  for (int64_t r = directions; r < engine->shape.features; r++) fraction[r] = -fraction[r - directions];
+  for (int64_t r = 0; r < engine->shape.features; r++) {
+    double l = fraction[r] - half_norm, nearest = rint(l);
+    fraction[r] = exp2(l - nearest);
+    exponent[r] = (int32_t)nearest;
   }
 }
 

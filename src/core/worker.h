@@ -2,12 +2,16 @@
 #ifndef FAVOR_CORE_WORKER_H
 #define FAVOR_CORE_WORKER_H
 
+#include <float.h>
+#include <math.h>
+
 #include "core/state.h"
 
 /* A projection as kernels and the exact path want it, for one key head. */
 struct head_weights {
   const void *packed;  /* kernel_ops.pack_weights */
-  const double *exact; /* [directions][D] W sqrt(scale) / ln 2 */
+  const double *exact; /* [directions][D] W as it is packed: times sqrt(scale) / ln 2, with a map times sqrt(scale) */
+  struct kernel_map_parameters parameters; /* of the map */
 };
 
 enum refusal_kind { REFUSAL_NONE = 0, REFUSAL_NAN, REFUSAL_INF, REFUSAL_TOO_LONG };
@@ -21,16 +25,18 @@ struct refusal {
 struct worker {
   void *scratch;
   struct sum run, raised, view, before;
-  void *rows;                          /* a state of its own, for segments that stay with one worker */
-  double *row;                         /* [STATE_SCRATCH(E)] */
-  double *half_norm, *query_half_norm; /* [tile] */
-  void *peak, *query_peak;             /* real bits [E], [D] */
-  int32_t *shift;                      /* [E] of the tile */
-  void *v_scale;                       /* real [E] */
-  void *out_scale;                     /* real [E] */
-  double *exact;                       /* 2 M + E, for rows that f32 lost */
-  bool *is_lost;                       /* [heads_per_key][tile] */
-  double accumulate_s;                 /* spent in worker_deposit and worker_view */
+  void *rows;              /* a state of its own, for segments that stay with one worker */
+  double *row;             /* [STATE_SCRATCH(E)] */
+  double *half_norm;       /* [tile] */
+  double *query_half_norm; /* [heads_per_key][tile] */
+  void *peak, *query_peak; /* real bits [E], [D] */
+  int32_t *shift;          /* [E] of the tile */
+  void *v_scale;           /* real [E] */
+  void *out_scale;         /* real [E] */
+  double *exact;           /* 2 M + E, for rows that f32 lost */
+  int32_t *exact_exponent; /* 2 M */
+  bool *is_lost;           /* [heads_per_key][tile] */
+  double accumulate_s;     /* spent in worker_deposit and worker_view */
 };
 
 size_t worker_bytes(const struct engine *engine);
@@ -58,13 +64,19 @@ int64_t worker_settle_shifts(const struct engine *engine, struct worker *worker,
 void worker_deposit(const struct engine *engine, struct worker *worker, void *rows);
 void worker_view(const struct engine *engine, struct worker *worker, const void *rows);
 
-/* Checks at most a tile of queries of every head. */
+/* Checks at most a tile of queries of every head. With a map their half norms are then in query_half_norm, and
+ * worker_norms makes the queries point there. */
 bool worker_measure_queries(const struct engine *engine, struct worker *worker, const struct kernel_queries *queries,
                             struct refusal *refusal);
 
-/* l[r] of all features, in double: w'_r . x - half_norm, and where both signs count -w'_r . x - half_norm. */
-void worker_project(const struct engine *engine, const struct head_weights *weights, const void *x, double half_norm,
-                    double *l);
+void worker_norms(const struct engine *engine, const struct worker *worker, struct kernel_queries *queries);
+
+/* All features of a token, in double: fraction[r] 2^exponent[r]. half_norm of a query: 0 without a map. */
+void worker_features(const struct engine *engine, const struct head_weights *weights, const void *x, bool is_query,
+                     double half_norm, double *fraction, int32_t *exponent);
+
+/* x 2^n, 0 where that is below the normal range; n <= 1023. */
+static inline double scaled_by(double x, int64_t n) { return n < -1022 ? 0 : x * ldexp(1, (int)n); }
 
 /* Tokens [begin, begin + n) of queries. */
 struct kernel_queries worker_cut_queries(const struct engine *engine, const struct kernel_queries *queries,
@@ -74,11 +86,14 @@ struct kernel_queries worker_cut_queries(const struct engine *engine, const stru
 static inline double real_at(const struct engine *engine, const void *row, int64_t i) {
   return engine->precision == FAVOR_PRECISION_F64 ? ((const double *)row)[i] : (double)((const float *)row)[i];
 }
+/* What is beyond the largest number becomes that number. */
 static inline void set_real(const struct engine *engine, void *row, int64_t i, double x) {
-  if (engine->precision == FAVOR_PRECISION_F64) {
-    ((double *)row)[i] = x;
+  const bool is_f64 = engine->precision == FAVOR_PRECISION_F64;
+  const double most = is_f64 ? DBL_MAX : (double)FLT_MAX, bounded = fmin(fmax(x, -most), most);
+  if (is_f64) {
+    ((double *)row)[i] = bounded;
   } else {
-    ((float *)row)[i] = (float)x;
+    ((float *)row)[i] = (float)bounded;
   }
 }
 

@@ -13,7 +13,8 @@ struct favor_decoder {
   void *memory;                /* of the states */
   struct worker worker;        /* measures tokens */
   void *worker_memory;
-  double *log_weight, *sum; /* [M], [E] */
+  struct decode_features features;
+  double *sum; /* [E] */
   int64_t n_tokens;
 };
 
@@ -45,13 +46,15 @@ enum favor_status favor_decoder_create(const struct favor_plan *plan, struct fav
     created->states = memory_zeroed(units, sizeof *created->states);
     created->memory = memory_zeroed(units * m, (e + 1) * sizeof(double) + sizeof(int32_t));
     created->worker_memory = memory_zeroed(1, worker_bytes(&plan->engine));
-    created->log_weight = memory_zeroed(m + e, sizeof(double));
+    created->features.fraction = memory_zeroed(m + e, sizeof(double));
+    created->features.exponent = memory_zeroed(m, sizeof(int32_t));
   }
-  if (!created || !created->states || !created->memory || !created->worker_memory || !created->log_weight) {
+  if (!created || !created->states || !created->memory || !created->worker_memory || !created->features.fraction ||
+      !created->features.exponent) {
     favor_decoder_destroy(&created);
     return dist_fail(plan->context, FAVOR_ENOMEM, "no memory for a decoder of %zu heads", units);
   }
-  created->sum = created->log_weight + m;
+  created->sum = created->features.fraction + m;
   worker_place(&plan->engine, created->worker_memory, &created->worker);
   place_states(created);
   *decoder = created;
@@ -63,7 +66,8 @@ void favor_decoder_destroy(struct favor_decoder **decoder) {
   free((*decoder)->states);
   free((*decoder)->memory);
   free((*decoder)->worker_memory);
-  free((*decoder)->log_weight);
+  free((*decoder)->features.fraction);
+  free((*decoder)->features.exponent);
   free(*decoder);
   *decoder = NULL;
 }
@@ -165,10 +169,13 @@ enum favor_status favor_decoder_step(struct favor_decoder *decoder, const struct
     struct kernel_queries queries = queries_of(decoder, q, out, unit);
     struct refusal refusal;
     worker_measure_keys(&plan->engine, &decoder->worker, 1, keys.k, keys.k_stride, keys.v, keys.v_stride, &refusal);
-    decode_take(&plan->engine, weights, keys.k, decoder->worker.half_norm[0], keys.v, decoder->log_weight, state);
+    worker_measure_queries(&plan->engine, &decoder->worker, &queries, &refusal);
+    worker_norms(&plan->engine, &decoder->worker, &queries);
+    decode_take(&plan->engine, weights, keys.k, decoder->worker.half_norm[0], keys.v, &decoder->features, state);
     for (int64_t h = 0; h < queries.n_heads; h++) {
-      decode_read(&plan->engine, weights, row_in(&plan->engine, queries.q, queries.q_head_stride, h), state,
-                  decoder->log_weight, decoder->sum, row_out(&plan->engine, queries.out, queries.out_head_stride, h));
+      double half_norm = plan->engine.shape.map ? queries.half_norm[h * queries.half_norm_head_stride] : 0;
+      decode_read(&plan->engine, weights, row_in(&plan->engine, queries.q, queries.q_head_stride, h), half_norm, state,
+                  &decoder->features, decoder->sum, row_out(&plan->engine, queries.out, queries.out_head_stride, h));
     }
   }
   decoder->n_tokens++;

@@ -143,11 +143,13 @@ static void allocate_projection(struct favor_plan *plan) {
   }
 }
 
-/* Stores W as it is and packs W sqrt(scale) / ln 2. */
+/* Stores W as it is and packs W sqrt(scale) / ln 2, or W sqrt(scale) for a map of kernel/map.h; a key head's parameters
+ * go beside it. */
 static void pack_projection(struct favor_plan *plan) {
   const struct engine *engine = &plan->engine;
   int64_t count = engine->shape.directions * engine->shape.key_width;
-  double factor = sqrt(plan->problem.scale) / 0.693147180559945309417232121458176568;
+  double factor = sqrt(plan->problem.scale);
+  if (!engine->shape.map) factor /= 0.693147180559945309417232121458176568;
   for (int64_t i = 0; i < plan->n_projections * count; i++) {
     if (engine->precision == FAVOR_PRECISION_F64) {
       ((double *)plan->stored_projection)[i] = plan->projection[i];
@@ -166,7 +168,8 @@ static void pack_projection(struct favor_plan *plan) {
     }
     engine->ops->pack_weights(&engine->shape, &projection, factor, packed);
     for (int64_t i = 0; i < count; i++) w[i] *= factor;
-    plan->weights[g] = (struct head_weights){.packed = packed, .exact = w};
+    plan->weights[g] = (struct head_weights){
+        .packed = packed, .exact = w, .parameters.eps = map_eps(plan->problem.map, plan->problem.eps)};
   }
 }
 
@@ -194,10 +197,11 @@ static void make_groups(struct favor_plan *plan) {
 static enum favor_status create(struct favor_plan *plan, const struct favor_problem *problem) {
   struct favor_context *context = plan->context;
   copy_problem(plan, problem);
-  const struct kernel *kernel = kernel_find(problem->kernel, (int)problem->precision);
+  const struct kernel *kernel = kernel_find(problem->kernel, (int)problem->precision, map_at(problem->map)->rows);
   plan->problem.kernel = kernel->name;
   plan->engine = engine_make(kernel, problem->precision, problem->key_width, problem->value_width, problem->features,
                              map_signs(problem->map), problem->heads / problem->kv_heads, plan->problem.scale);
+  plan->engine.shape.map = map_at(problem->map)->rows;
   plan->engine.shape.hadamard_width = hadamard_width(plan, problem->projection_data);
   plan->unit_bytes = engine_state_bytes(&plan->engine);
   check_longest_segment(plan);
@@ -230,8 +234,11 @@ enum favor_status favor_plan_create(struct favor_context *context, const struct 
   bool is_valid = !dist_has_failed(context);
   struct favor_plan *new_plan = memory_zeroed(1, sizeof *new_plan);
   if (!new_plan) dist_fail(context, FAVOR_ENOMEM, "no memory for a plan");
-  uint64_t digest =
-      is_valid ? problem_digest(problem, kernel_find(problem->kernel, (int)problem->precision)) : DIST_DIGEST_START;
+  uint64_t digest = DIST_DIGEST_START;
+  if (is_valid) {
+    const struct kernel_map *map = map_at(problem->map)->rows;
+    digest = problem_digest(problem, kernel_find(problem->kernel, (int)problem->precision, map));
+  }
   enum favor_status status = dist_agree(context, DIST_SITE_PLAN_CHECK, digest, "problems, or run different kernels");
   if (status == FAVOR_OK) {
     new_plan->context = context;
