@@ -3,6 +3,7 @@
 #include "cli/attend.h"
 #include "cli/report.h"
 #include "dist/agree.h"
+#include "feature/map.h"
 
 static const char *const phase_names[ATTEND_N_PHASES] = {
     [ATTEND_READ] = "read",     [ATTEND_FEATURES_STATE] = "features_state",
@@ -75,9 +76,9 @@ static void print_table(const struct attend *attend, const struct summary *summa
          (long long)problem->batch, (long long)problem->heads, (long long)problem->kv_heads, (long long)problem->tokens,
          (long long)problem->key_width, (long long)problem->value_width,
          (long long)(problem->segments ? problem->n_segments : 1));
-  printf("  method   FAVOR+, %s, %lld features, %s, %s\n", options_text(options, OPTION_MAP),
-         (long long)problem->features, problem->is_causal ? "causal" : "bidirectional",
-         options_text(options, OPTION_PRECISION));
+  printf("  method   %s, %s, %lld features, %s, %s\n", map_at(problem->map)->is_generalised ? "generalised" : "FAVOR+",
+         options_text(options, OPTION_MAP), (long long)problem->features,
+         problem->is_causal ? "causal" : "bidirectional", options_text(options, OPTION_PRECISION));
   printf("  run      %d ranks as %s, %d threads, kernel %s, scan %s\n", favor_context_size(attend->context),
          summary->grid, info->threads, info->kernel, info->scan);
   printf("  seconds ");

@@ -6,6 +6,7 @@
 #include "base/random.h"
 #include "cli/bench.h"
 #include "core/check.h"
+#include "feature/map.h"
 
 enum { N_ROWS = 32, BLOCK_TOKENS = 2048 };
 
@@ -108,6 +109,7 @@ static bool take(const struct bench_data *data, int64_t tokens, const void *proj
                                         .key_width = d,
                                         .value_width = e,
                                         .map = work->map,
+                                        .eps = map_eps(work->map, -1),
                                         .features = work->features,
                                         .scale = 1 / sqrt((double)d),
                                         .projection = sample->projection,

@@ -54,6 +54,7 @@ static enum favor_status make_plan(const struct bench *bench, struct station *st
   problem.features = work->features;
   problem.is_causal = work->is_causal;
   problem.map = work->map;
+  problem.is_negative_allowed = true;
   problem.projection = work->projection;
   problem.seed = (uint64_t)options_integer(options, OPTION_SEED);
   problem.precision = station->run.kernel->precision;

@@ -10,6 +10,7 @@
 #include "cli/option_table.h"
 #include "cli/report.h"
 #include "dist/agree.h"
+#include "feature/map.h"
 
 static enum favor_status open_inputs(struct attend *attend) {
   const struct options *options = attend->command->options;
@@ -49,6 +50,9 @@ static void problem_from_options(const struct options *options, struct favor_pro
   problem->layer = (uint64_t)options_integer(options, OPTION_LAYER);
   problem->redraw = (uint64_t)options_integer(options, OPTION_REDRAW);
   problem->scale = options_number(options, OPTION_SCALE);
+  bool is_eps_automatic = strcmp(options_text(options, OPTION_EPS), "auto") == 0;
+  problem->eps = is_eps_automatic ? -1 : options_number(options, OPTION_EPS);
+  problem->is_negative_allowed = options_flag(options, OPTION_ALLOW_NEGATIVE);
   problem->precision = (enum favor_precision)options_integer(options, OPTION_PRECISION);
   problem->kernel = options_text(options, OPTION_KERNEL);
   problem->threads = (int)options_integer(options, OPTION_THREADS);
@@ -149,6 +153,7 @@ static int make_attributes(const struct attend *attend, struct favor_attribute *
   options->values[OPTION_PROJECTION_PER_HEAD].integers[0] = attend->problem.has_projection_per_head;
   options->values[OPTION_SCALE].number =
       attend->problem.scale > 0 ? attend->problem.scale : 1 / sqrt((double)attend->problem.key_width);
+  options->values[OPTION_EPS].number = map_eps(attend->problem.map, attend->problem.eps);
   snprintf(options->values[OPTION_KERNEL].text, OPTION_TEXT_BYTES, "%s", attend->info.kernel);
   snprintf(options->values[OPTION_OUT_TYPE].text, OPTION_TEXT_BYTES, "%s", favor_type_name(attend->out_type));
   options_attributes(options, attributes, &n);
@@ -198,6 +203,10 @@ static enum favor_status prepare(struct attend *attend) {
   if (status != FAVOR_OK) return status;
   problem_from_options(options, &attend->problem);
   inputs_describe(&attend->inputs, &attend->problem);
+  bool are_features_fixed = attend->problem.projection == FAVOR_PROJECTION_NONE;
+  if (are_features_fixed && !option_is_active(options, OPTION_FEATURES)) {
+    attend->problem.features = attend->problem.key_width;
+  }
   int64_t out_type = options_integer(options, OPTION_OUT_TYPE); /* 0 is auto */
   attend->out_type = out_type == 0 ? attend->inputs.q_shape.type : (enum favor_type)(out_type - 1);
   status = read_projection(attend);

@@ -9,6 +9,7 @@
 #include "cli/progress.h"
 #include "cli/verify.h"
 #include "dist/agree.h"
+#include "feature/map.h"
 #include "kernel/kernel.h"
 
 enum { BLOCK_TOKENS_LEAST = 64, BLOCK_TOKENS_MOST = 16384, BLOCK_BYTES = 64 << 20 };
@@ -47,14 +48,24 @@ static void take_map(struct verify *verify) {
   int map = 0;
   while (maps[map] && strcmp(maps[map], name) != 0) map++;
   verify->map = (enum favor_map)map;
-  if (maps[map] || dist_has_failed(verify->context)) return;
+  if (map_at(verify->map)->name || dist_has_failed(verify->context)) return;
   dist_fail(verify->context, FAVOR_EDATA, "%s was made with map '%.64s', which this version does not know",
             verify->out_path, name);
+}
+
+/* The exponential maps had none before there were others. */
+static void take_eps(struct verify *verify) {
+  if (!map_at(verify->map)->is_generalised) return;
+  verify->eps = attribute(verify, "eps", FAVOR_ATTRIBUTE_NUMBER)->number;
+  if (dist_has_failed(verify->context) || (verify->eps >= 0 && isfinite(verify->eps))) return;
+  dist_fail(verify->context, FAVOR_EDATA, "%s: the attribute `eps` is %g; it must not be below 0", verify->out_path,
+            verify->eps);
 }
 
 static void take_attributes(struct verify *verify) {
   require_text(verify, "method", "favor");
   take_map(verify);
+  take_eps(verify);
   verify->is_causal = attribute(verify, "causal", FAVOR_ATTRIBUTE_INTEGER)->integer != 0;
   verify->scale = attribute(verify, "scale", FAVOR_ATTRIBUTE_NUMBER)->number;
   verify->precision = is_text(verify, "precision", "f64")    ? FAVOR_PRECISION_F64
@@ -201,7 +212,7 @@ static void read_rows(struct verify *verify) {
 /* The most numbers of one key head that ranks add up, which MPI counts in an int. */
 static bool is_sample_too_large(const struct verify *verify) {
   const int64_t heads_per_key = verify->heads / verify->key_heads;
-  const int64_t numbers_of_row = CHECK_N_ANSWERS * heads_per_key * (1 + verify->problem.value_width);
+  const int64_t numbers_of_row = CHECK_MAX_SUMS * heads_per_key * (1 + verify->problem.value_width);
   return verify->n_rows > INT_MAX / numbers_of_row;
 }
 
@@ -253,6 +264,7 @@ static enum favor_status prepare(struct verify *verify) {
                                       .key_width = problem->key_width,
                                       .value_width = problem->value_width,
                                       .map = verify->map,
+                                      .eps = verify->eps,
                                       .features = verify->features,
                                       .scale = verify->scale,
                                       .projection = verify->projection,

@@ -3,8 +3,10 @@
 #include <string.h>
 
 static const char *const methods[] = {"favor", NULL};
-static const char *const maps[] = {"positive", "hyperbolic", NULL};
-static const char *const projections[] = {"orthogonal", "gaussian", "hadamard", NULL};
+static const char *const maps[] = {"positive", "hyperbolic", "trigonometric", "oprf",     "relu",
+                                   "elu",      "exp",        "gelu",          "sigmoid",  "tanh",
+                                   "abs",      "square",     "cos",           "identity", NULL};
+static const char *const projections[] = {"orthogonal", "gaussian", "hadamard", "simplex", "none", NULL};
 static const char *const row_norms[] = {"sqrt", "chi", NULL};
 static const char *const precisions[] = {"f32", "f64", "bf16", NULL};
 static const char *const scans[] = {"auto", "exscan", "doubling", "chain", NULL};
@@ -50,7 +52,8 @@ static const struct option table[OPTION_N_KEYS] = {
                     ATTRIBUTE,
                     .argument = "NAME",
                     .help = "the feature map: positive is FAVOR+ (Choromanski et al. 2021, lemma 1), hyperbolic has "
-                            "both signs of each direction"},
+                            "both signs of each direction, trigonometric is the paper's baseline; those from relu on "
+                            "are kernels of their own, f(W x) + eps; elu is elu + 1"},
     [OPTION_FEATURES] = {.name = "features",
                          .commands = COMMAND_ATTEND | COMMAND_BENCH,
                          .kind = KIND_INTEGER,
@@ -59,7 +62,8 @@ static const struct option table[OPTION_N_KEYS] = {
                          .most = 16777216,
                          ATTRIBUTE,
                          .argument = "M",
-                         .help = "random features; the hyperbolic map has two of each, so a state has 2 M rows"},
+                         .help = "random features; the hyperbolic map has two of each, and the trigonometric one, so a "
+                                 "state has 2 M rows; with --projection none they are the width of k"},
     [OPTION_PROJECTION] = {.name = "projection",
                            .commands = COMMAND_ATTEND | COMMAND_BENCH,
                            .kind = KIND_CHOICE,
@@ -70,7 +74,8 @@ static const struct option table[OPTION_N_KEYS] = {
                            .help = "how the rows of the projection are drawn; hadamard: from random signs and fast "
                                    "transforms, D log D work instead of D^2, on D padded to a power of two; its "
                                    "kernel estimate has a small bias, below 1 % at D=64 and about 2 % at D=16 with "
-                                   "--row-norm chi"},
+                                   "--row-norm chi; simplex: blocks of D directions as far apart as can be; none: "
+                                   "features of x itself, for the maps from relu on"},
     [OPTION_ROW_NORM] = {.name = "row-norm",
                          .commands = COMMAND_ATTEND,
                          .kind = KIND_CHOICE,
@@ -78,7 +83,7 @@ static const struct option table[OPTION_N_KEYS] = {
                          .preset = "sqrt",
                          ATTRIBUTE,
                          .argument = "NAME",
-                         .help = "lengths of orthogonal and hadamard rows: sqrt(D), or drawn from chi(D)"},
+                         .help = "lengths of orthogonal, hadamard and simplex rows: sqrt(D), or drawn from chi(D)"},
     [OPTION_PROJECTION_FILE] = {.name = "projection-file",
                                 .commands = COMMAND_ATTEND,
                                 .kind = KIND_TEXT,
@@ -130,6 +135,25 @@ static const struct option table[OPTION_N_KEYS] = {
                       ATTRIBUTE,
                       .argument = "X",
                       .help = "of the logits; auto is D^-1/2"},
+    [OPTION_EPS] = {.name = "eps",
+                    .commands = COMMAND_ATTEND,
+                    .kind = KIND_NUMBER,
+                    .preset = "auto",
+                    .automatic = "auto",
+                    .least = 0,
+                    .most = MOST_REAL,
+                    ATTRIBUTE,
+                    .argument = "X",
+                    .help =
+                        "added to every feature; auto is 1e-3 for the maps from relu on and 0 for the others, which "
+                        "need none"},
+    [OPTION_ALLOW_NEGATIVE] = {.name = "allow-negative",
+                               .commands = COMMAND_ATTEND,
+                               .kind = KIND_FLAG,
+                               .preset = "false",
+                               ATTRIBUTE,
+                               .help = "accept maps whose normaliser can vanish: trigonometric, gelu, tanh, cos and "
+                                       "identity, and with --eps 0 relu, abs and square"},
     [OPTION_PRECISION] = {.name = "precision",
                           .commands = COMMAND_ATTEND | COMMAND_BENCH,
                           .kind = KIND_CHOICE,

@@ -31,6 +31,8 @@ enum option_key {
   OPTION_LAYER,
   OPTION_REDRAW,
   OPTION_SCALE,
+  OPTION_EPS,
+  OPTION_ALLOW_NEGATIVE,
   OPTION_PRECISION,
   /* attend: the run */
   OPTION_KERNEL,

@@ -16,7 +16,7 @@ struct verify {
   struct input_names names; /* point into the attributes */
   bool is_causal;
   enum favor_map map;
-  double scale;
+  double eps, scale;
   enum favor_precision precision;
   /* the data */
   struct inputs inputs;

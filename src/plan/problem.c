@@ -61,7 +61,7 @@ static void check_kernel_of_map(struct favor_context *context, const struct favo
               precision_names[precision]);
     return;
   }
-  dist_fail(context, FAVOR_EUSAGE, "kernel %s has not map %s; those that have it in precision %s: %s", problem->kernel,
+  dist_fail(context, FAVOR_EUSAGE, "kernel %s does not have map %s; in precision %s these do: %s", problem->kernel,
             map->name, precision_names[precision], able);
 }
 
