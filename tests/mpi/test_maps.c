@@ -1,69 +1,27 @@
-/* Every map beside the exponential ones against the oracle, on every number of ranks, with every projection; what
- * happens where a normaliser vanishes; and what is refused. */
+/* Every map beside the exponential ones against the oracle, on every number of ranks, with every projection; and what
+ * is refused. */
 #include "mpi_cmocka.h"
 
-#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "oracle_maps.h"
+#include "kernel/kernel.h"
+#include "map_cases.h"
 #include "run.h"
-
-/* Of outputs where no feature is negative; else of numerators and normalisers, relative to the sizes of their terms. */
-static const double BOUND[] = {[FAVOR_PRECISION_F32] = 2e-5, [FAVOR_PRECISION_F64] = 1e-12};
-
-static const struct {
-  enum favor_map map;
-  const char *name;
-  bool is_signed;
-} MAPS[] = {
-    {FAVOR_MAP_TRIGONOMETRIC, "trigonometric", true},
-    {FAVOR_MAP_RELU, "relu", false},
-    {FAVOR_MAP_ELU, "elu", false},
-    {FAVOR_MAP_EXP, "exp", false},
-    {FAVOR_MAP_GELU, "gelu", true},
-    {FAVOR_MAP_SIGMOID, "sigmoid", false},
-    {FAVOR_MAP_TANH, "tanh", true},
-    {FAVOR_MAP_ABS, "abs", false},
-    {FAVOR_MAP_SQUARE, "square", false},
-    {FAVOR_MAP_COS, "cos", true},
-    {FAVOR_MAP_IDENTITY, "identity", true},
-};
-enum { N_MAPS = sizeof MAPS / sizeof MAPS[0] };
-
-/* eps as the library uses it. */
-static double eps_of(const struct favor_problem *problem) {
-  if (problem->eps >= 0) return problem->eps;
-  return problem->map == FAVOR_MAP_TRIGONOMETRIC ? 0 : 1e-3;
-}
-
-static struct oracle_head head_of(const struct favor_problem *problem, const double *projection) {
-  return (struct oracle_head){.tokens = problem->tokens,
-                              .key_width = problem->key_width,
-                              .value_width = problem->value_width,
-                              .features = problem->features,
-                              .segments = problem->segments,
-                              .n_segments = problem->n_segments,
-                              .is_causal = problem->is_causal,
-                              .scale = problem->scale,
-                              .projection = projection};
-}
 
 /* ---- the oracle itself ------------------------------------------------------------------------------------------- */
 
-/* The figures of google-research/scenic's test of relu attention without a projection: 26/19, 58/43, 6/5, 36/26. */
-static const double RELU_Q[] = {1, 2, 3, 4, 1, -1, 1, 3}, RELU_K[] = {-3, 1, 1, 5, -2, -3, 4, 1};
-static const double RELU_V[] = {-1, 2, 3, 1}, RELU_OUT[] = {26.0 / 19, 58.0 / 43, 6.0 / 5, 36.0 / 26};
 static const double IDENTITY[] = {1, 0, 0, 1};
 
 static void oracle_knows_figures_of_relu(void **state) {
   (void)state;
   struct oracle_head head = {
       .tokens = 4, .key_width = 2, .value_width = 1, .features = 2, .scale = 1, .projection = IDENTITY};
-  struct oracle_quotients found = oracle_map_attend(&head, FAVOR_MAP_RELU, 0, RELU_Q, RELU_K, RELU_V);
+  struct oracle_quotients found =
+      oracle_map_attend(&head, FAVOR_MAP_RELU, 0, map_case_relu_q, map_case_relu_k, map_case_relu_v);
   for (int i = 0; i < 4; i++) {
-    assert_all(fabs((double)(found.numerator[i] / found.normaliser[i]) - RELU_OUT[i]) < 1e-15);
+    assert_all(fabs((double)(found.numerator[i] / found.normaliser[i]) - map_case_relu_out[i]) < 1e-15);
   }
   oracle_quotients_destroy(&found);
 }
@@ -115,7 +73,7 @@ static void oracle_agrees_with_that_of_exponentials(void **state) {
   problem.n_segments = 3;
   for (int i = 0; i < 4; i++) {
     enum favor_map map = i % 2 ? FAVOR_MAP_HYPERBOLIC : FAVOR_MAP_POSITIVE;
-    struct oracle_head head = head_of(&problem, w);
+    struct oracle_head head = map_case_head(&problem, w);
     head.is_causal = i / 2;
     head.is_hyperbolic = i % 2;
     oracle_attend(&head, t.q, t.k, t.v, expected);
@@ -130,25 +88,6 @@ static void oracle_agrees_with_that_of_exponentials(void **state) {
 
 /* ---- the library against the oracle ------------------------------------------------------------------------------ */
 
-/* How far the outputs of a head are from the oracle's, in units of BOUND. */
-static double excess_of_head(const struct favor_problem *problem, bool is_signed, const struct oracle_quotients *right,
-                             const double *got) {
-  int64_t width = problem->value_width, count = problem->tokens * width;
-  const double bound = BOUND[problem->precision];
-  double worst = 0, error2 = 0, norm2 = 0;
-  for (int64_t i = 0; i < count; i++) {
-    long double total = right->normaliser[i / width], expected = right->numerator[i] / total;
-    if (!isfinite(got[i])) return INFINITY;
-    error2 += pow((double)((long double)got[i] - expected), 2);
-    norm2 += pow((double)expected, 2);
-    if (!is_signed) continue;
-    double error = (double)fabsl((long double)got[i] * total - right->numerator[i]);
-    double size = (double)(right->numerator_size[i] + fabsl((long double)got[i]) * right->normaliser_size[i / width]);
-    if (error > 0) worst = oracle_worse(worst, error / size / bound);
-  }
-  return is_signed ? worst : error2 > 0 ? sqrt(error2 / norm2) / bound : 0;
-}
-
 /* The worst head; heads are shared out over the ranks. Collective. */
 static double excess_of(const struct favor_problem *problem, bool is_signed, const struct favor_plan *plan,
                         const struct case_tensors *t, const void *out) {
@@ -156,12 +95,12 @@ static double excess_of(const struct favor_problem *problem, bool is_signed, con
   double *got = calloc((size_t)count + 1, sizeof *got), worst = 0;
   for (int64_t h = mpi_rank(); h < t->heads; h += mpi_size()) {
     double *projection = run_projection_of_head(plan, problem, h);
-    struct oracle_head head = head_of(problem, projection);
+    struct oracle_head head = map_case_head(problem, projection);
     int64_t kv = case_kv_head(problem, h);
-    struct oracle_quotients right = oracle_map_attend(&head, problem->map, eps_of(problem), case_query(t, h, 0),
+    struct oracle_quotients right = oracle_map_attend(&head, problem->map, map_case_eps(problem), case_query(t, h, 0),
                                                       case_key(t, kv, 0), case_value(t, kv, 0));
     for (int64_t i = 0; i < count; i++) got[i] = run_element(problem, out, h * count + i);
-    worst = oracle_worse(worst, excess_of_head(problem, is_signed, &right, got));
+    worst = oracle_worse(worst, map_case_excess(problem, is_signed, &right, got));
     oracle_quotients_destroy(&right);
     free(projection);
   }
@@ -196,12 +135,12 @@ static void draw_case(int map, uint64_t mode, bool has_eps, struct test_case *c)
                                                       FAVOR_PROJECTION_SIMPLEX, FAVOR_PROJECTION_HADAMARD};
   uint64_t number = 4 * (uint64_t)map + mode;
   case_draw(100 + number, c);
-  c->problem.map = MAPS[map].map;
+  c->problem.map = map_cases[map].map;
   c->problem.kernel = number % 3 ? "auto" : "reference";
   c->problem.eps = has_eps ? -1 : 0;
   c->problem.is_negative_allowed = true;
   c->problem.projection = projections[number % 4 ^ (number / 4 % 4)];
-  if (MAPS[map].map == FAVOR_MAP_TRIGONOMETRIC && c->problem.projection == FAVOR_PROJECTION_NONE) {
+  if (map_cases[map].map == FAVOR_MAP_TRIGONOMETRIC && c->problem.projection == FAVOR_PROJECTION_NONE) {
     c->problem.projection = FAVOR_PROJECTION_GAUSSIAN;
   }
   if (c->problem.projection == FAVOR_PROJECTION_NONE) c->problem.features = c->problem.key_width;
@@ -210,21 +149,21 @@ static void draw_case(int map, uint64_t mode, bool has_eps, struct test_case *c)
 static void agree_with_oracle(bool has_eps) {
   struct run_contexts contexts = run_contexts_open();
   double worst_of_all = 0;
-  for (int map = 0; map < N_MAPS; map++) {
+  for (int map = 0; map < N_MAP_CASES; map++) {
     double worst = 0;
     for (uint64_t mode = 0; mode < 4; mode++) {
       struct test_case c;
       draw_case(map, mode, has_eps, &c);
-      double excess = excess_of_case(&contexts, &c, MAPS[map].is_signed);
+      double excess = excess_of_case(&contexts, &c, map_cases[map].is_signed);
       if (!(excess <= 1)) {
         char text[256];
         case_describe(&c, text, sizeof text);
-        run_print("%s, %s: %.3g of the bound\n", MAPS[map].name, text, excess);
+        run_print("%s, %s: %.3g of the bound\n", map_cases[map].name, text, excess);
       }
       worst = oracle_worse(worst, excess);
       case_release(&c);
     }
-    run_print("%-13s worst case at %.3f of the bound\n", MAPS[map].name, worst);
+    run_print("%-13s worst case at %.3f of the bound\n", map_cases[map].name, worst);
     worst_of_all = oracle_worse(worst_of_all, worst);
   }
   run_contexts_close(&contexts);
@@ -236,12 +175,96 @@ static void maps_agree_with_oracle(void **state) {
   agree_with_oracle(true);
 }
 
+/* ---- what is refused --------------------------------------------------------------------------------------------- */
+
+static struct favor_problem small_problem(int map, bool is_causal, enum favor_precision precision) {
+  struct favor_problem problem = favor_problem_default();
+  problem.map = map_cases[map].map;
+  problem.is_negative_allowed = true;
+  problem.is_causal = is_causal;
+  problem.precision = precision;
+  problem.tokens = 300;
+  problem.key_width = 12;
+  problem.value_width = 5;
+  problem.features = 40;
+  return problem;
+}
+
+static void refuse(const struct run_contexts *contexts, const struct favor_problem *problem, const char *text) {
+  struct favor_plan *plan = NULL;
+  assert_all(favor_plan_create(contexts->world, problem, &plan) == FAVOR_EUSAGE && plan == NULL);
+  if (!strstr(favor_context_message(contexts->world), text)) run_print("%s\n", favor_context_message(contexts->world));
+  assert_all(strstr(favor_context_message(contexts->world), text) != NULL);
+}
+
+static void maps_that_can_vanish_are_refused(void **state) {
+  (void)state;
+  struct run_contexts contexts = run_contexts_open();
+  for (int map = 0; map < N_MAP_CASES; map++) {
+    for (int has_eps = 0; has_eps < 2; has_eps++) {
+      struct favor_problem problem = small_problem(map, false, FAVOR_PRECISION_F32);
+      problem.is_negative_allowed = false;
+      problem.eps = has_eps ? -1 : 0;
+      const char *name = map_cases[map].name;
+      bool is_positive = strcmp(name, "elu") == 0 || strcmp(name, "exp") == 0 || strcmp(name, "sigmoid") == 0;
+      struct favor_plan *plan = NULL;
+      if (map_cases[map].is_signed) {
+        refuse(&contexts, &problem, "negative features");
+      } else if (!is_positive && !has_eps) {
+        refuse(&contexts, &problem, "with eps 0");
+      } else {
+        assert_all(favor_plan_create(contexts.world, &problem, &plan) == FAVOR_OK);
+        favor_plan_destroy(&plan);
+        continue;
+      }
+      assert_all(strstr(favor_context_message(contexts.world), name) != NULL);
+      assert_all(strstr(favor_context_message(contexts.world), "--allow-negative") != NULL);
+    }
+  }
+  run_contexts_close(&contexts);
+}
+
+static void what_does_not_go_together_is_refused(void **state) {
+  (void)state;
+  struct run_contexts contexts = run_contexts_open();
+  struct favor_problem relu = small_problem(map_case_at(FAVOR_MAP_RELU), false, FAVOR_PRECISION_F32), problem = relu;
+  problem.precision = FAVOR_PRECISION_BF16;
+  refuse(&contexts, &problem, "no kernel has map relu in precision bf16");
+  if (kernel_find("avx512", FAVOR_PRECISION_F32, NULL)) {
+    problem = relu;
+    problem.kernel = "avx512";
+    refuse(&contexts, &problem, "kernel avx512 does not have map relu; in precision f32 these do: blas, reference");
+  }
+  static const double wrong[] = {1e-31, 1e31, (double)INFINITY, (double)NAN};
+  for (int i = 0; i < 4; i++) {
+    problem = relu;
+    problem.eps = wrong[i];
+    refuse(&contexts, &problem, "eps is");
+  }
+  problem = relu;
+  problem.map = FAVOR_MAP_POSITIVE;
+  problem.eps = 1e-6;
+  refuse(&contexts, &problem, "map positive needs none");
+  problem.eps = -1;
+  problem.projection = FAVOR_PROJECTION_NONE;
+  refuse(&contexts, &problem, "map positive is an estimate over random rows");
+  problem = relu;
+  problem.projection = FAVOR_PROJECTION_NONE;
+  refuse(&contexts, &problem, "features is 40: with projection none it must be the key width, 12");
+  problem = relu;
+  problem.eps = mpi_rank() == mpi_size() - 1 ? 1e-2 : 1e-3;
+  if (mpi_size() > 1) refuse(&contexts, &problem, "different");
+  run_contexts_close(&contexts);
+}
+
 int main(int argc, char **argv) {
   const struct CMUnitTest tests[] = {
       mpi_unit_test(oracle_knows_figures_of_relu),
       mpi_unit_test(oracle_knows_the_functions),
       mpi_unit_test(oracle_agrees_with_that_of_exponentials),
       mpi_unit_test(maps_agree_with_oracle),
+      mpi_unit_test(maps_that_can_vanish_are_refused),
+      mpi_unit_test(what_does_not_go_together_is_refused),
   };
   return mpi_cmocka_main(&argc, &argv, "maps", tests, sizeof tests / sizeof tests[0]);
 }
