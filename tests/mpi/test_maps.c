@@ -44,7 +44,7 @@ static void oracle_knows_the_functions(void **state) {
                 {FAVOR_MAP_IDENTITY, 1, -2}};
   const double w = 1, x[2] = {1, -2};
   struct oracle_head head = {.key_width = 1, .features = 1, .scale = 1, .projection = &w};
-  long double phi[2];
+  double phi[2];
   for (size_t i = 0; i < sizeof values / sizeof values[0]; i++) {
     for (int j = 0; j < 2; j++) {
       oracle_map_features_of(&head, values[i].map, 0.25, &x[j], phi);
@@ -52,7 +52,7 @@ static void oracle_knows_the_functions(void **state) {
     }
   }
   oracle_map_features_of(&head, FAVOR_MAP_TRIGONOMETRIC, 0, &x[1], phi);
-  assert_all(fabs((double)hypotl(phi[0], phi[1]) - exp(2)) < 1e-14 && phi[0] < 0 && phi[1] < 0);
+  assert_all(fabs((double)hypot(phi[0], phi[1]) - exp(2)) < 1e-14 && phi[0] < 0 && phi[1] < 0);
 }
 
 /* Against the other oracle, where both know the map. */

@@ -52,13 +52,13 @@ double map_case_excess(const struct favor_problem *problem, bool is_signed, cons
   const double bound = map_case_bound[problem->precision];
   double worst = 0, error2 = 0, norm2 = 0;
   for (int64_t i = 0; i < count; i++) {
-    long double total = right->normaliser[i / width], expected = right->numerator[i] / total;
+    double total = right->normaliser[i / width], expected = right->numerator[i] / total;
     if (!isfinite(got[i])) return INFINITY;
-    error2 += pow((double)((long double)got[i] - expected), 2);
+    error2 += pow((double)(got[i] - expected), 2);
     norm2 += pow((double)expected, 2);
     if (!is_signed) continue;
-    double error = (double)fabsl((long double)got[i] * total - right->numerator[i]);
-    double size = (double)(right->numerator_size[i] + fabsl((long double)got[i]) * right->normaliser_size[i / width]);
+    double error = (double)fabs(got[i] * total - right->numerator[i]);
+    double size = (double)(right->numerator_size[i] + fabs(got[i]) * right->normaliser_size[i / width]);
     if (error > 0) worst = oracle_worse(worst, error / size / bound);
   }
   return is_signed ? worst : error2 > 0 ? sqrt(error2 / norm2) / bound : 0;

@@ -4,8 +4,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-static long double *numbers(int64_t count) {
-  long double *memory = calloc(count > 0 ? (size_t)count : 1, sizeof *memory);
+static double *numbers(int64_t count) {
+  double *memory = calloc(count > 0 ? (size_t)count : 1, sizeof *memory);
   if (memory == NULL) {
     fprintf(stderr, "oracle: no memory\n");
     abort();
@@ -18,26 +18,26 @@ int64_t oracle_map_features(enum favor_map map) {
 }
 
 /* f of the generalised maps. */
-static long double f(enum favor_map map, long double u) {
+static double f(enum favor_map map, double u) {
   switch (map) {
   case FAVOR_MAP_RELU:
-    return fmaxl(u, 0);
+    return fmax(u, 0);
   case FAVOR_MAP_ELU:
-    return u <= 0 ? expl(u) : u + 1;
+    return u <= 0 ? exp(u) : u + 1;
   case FAVOR_MAP_EXP:
-    return expl(u);
+    return exp(u);
   case FAVOR_MAP_GELU: /* u times the normal distribution function */
-    return u * (u < 0 ? erfcl(-u / sqrtl(2)) : 1 + erfl(u / sqrtl(2))) / 2;
+    return u * erfc(-u / sqrt(2)) / 2;
   case FAVOR_MAP_SIGMOID:
-    return 1 / (1 + expl(-u));
+    return 1 / (1 + exp(-u));
   case FAVOR_MAP_TANH:
-    return tanhl(u);
+    return tanh(u);
   case FAVOR_MAP_ABS:
-    return fabsl(u);
+    return fabs(u);
   case FAVOR_MAP_SQUARE:
     return u * u;
   case FAVOR_MAP_COS:
-    return cosl(u);
+    return cos(u);
   case FAVOR_MAP_IDENTITY:
     return u;
   default:
@@ -46,29 +46,22 @@ static long double f(enum favor_map map, long double u) {
 }
 
 void oracle_map_features_of(const struct oracle_head *head, enum favor_map map, double eps, const double *x,
-                            long double *phi) {
-  long double root_scale = sqrtl(head->scale > 0 ? (long double)head->scale : 1 / sqrtl((long double)head->key_width));
-  long double g = 0;
-  for (int64_t d = 0; d < head->key_width; d++) g += powl(root_scale * (long double)x[d], 2) / 2;
-  for (int64_t r = 0; r < head->features; r++) {
-    long double u = 0;
-    for (int64_t d = 0; d < head->key_width; d++) {
-      u += (long double)head->projection[r * head->key_width + d] * root_scale * (long double)x[d];
-    }
-    switch (map) {
-    case FAVOR_MAP_POSITIVE:
-      phi[r] = expl(u - g);
-      break;
-    case FAVOR_MAP_HYPERBOLIC:
-      phi[r] = expl(u - g);
-      phi[head->features + r] = expl(-u - g);
-      break;
-    case FAVOR_MAP_TRIGONOMETRIC:
-      phi[r] = expl(g) * cosl(u);
-      phi[head->features + r] = expl(g) * sinl(u);
-      break;
-    default:
-      phi[r] = f(map, u) + (long double)eps;
+                            double *phi) {
+  const int64_t m = head->features, width = head->key_width;
+  const double root_scale = sqrt(head->scale > 0 ? head->scale : 1 / sqrt((double)width));
+  double g = 0;
+  for (int64_t d = 0; d < width; d++) g += pow(root_scale * x[d], 2) / 2;
+  for (int64_t r = 0; r < m; r++) {
+    double u = 0;
+    for (int64_t d = 0; d < width; d++) u += head->projection[r * width + d] * root_scale * x[d];
+    if (map == FAVOR_MAP_POSITIVE || map == FAVOR_MAP_HYPERBOLIC) {
+      phi[r] = exp(u - g);
+      if (map == FAVOR_MAP_HYPERBOLIC) phi[m + r] = exp(-u - g);
+    } else if (map == FAVOR_MAP_TRIGONOMETRIC) {
+      phi[r] = exp(g) * cos(u);
+      phi[m + r] = exp(g) * sin(u);
+    } else {
+      phi[r] = f(map, u) + eps;
     }
   }
 }
@@ -90,16 +83,15 @@ static void state_clear(const struct oracle_head *head, enum favor_map map, stru
   *state = state_create(head, map);
 }
 
-static void state_take(const struct oracle_head *head, int64_t m, const long double *phi, const double *v,
+static void state_take(const struct oracle_head *head, int64_t m, const double *phi, const double *v,
                        struct oracle_state *state) {
   int64_t width = head->value_width;
   for (int64_t r = 0; r < m; r++) {
+    double *restrict s = state->s + r * width, *restrict s_size = state->s_size + r * width;
     state->z[r] += phi[r];
-    state->z_size[r] += fabsl(phi[r]);
-    for (int64_t e = 0; e < width; e++) {
-      state->s[r * width + e] += phi[r] * (long double)v[e];
-      state->s_size[r * width + e] += fabsl(phi[r] * (long double)v[e]);
-    }
+    state->z_size[r] += fabs(phi[r]);
+    for (int64_t e = 0; e < width; e++) s[e] += phi[r] * v[e];
+    for (int64_t e = 0; e < width; e++) s_size[e] += fabs(phi[r] * v[e]);
   }
 }
 
@@ -107,7 +99,7 @@ struct oracle_state oracle_map_state(const struct oracle_head *head, enum favor_
                                      const double *v, int64_t begin, int64_t end) {
   int64_t m = oracle_map_features(map) * head->features;
   struct oracle_state state = state_create(head, map);
-  long double *phi = numbers(m);
+  double *phi = numbers(m);
   for (int64_t j = begin; j < end; j++) {
     oracle_map_features_of(head, map, eps, k + j * head->key_width, phi);
     state_take(head, m, phi, v + j * head->value_width, &state);
@@ -116,16 +108,15 @@ struct oracle_state oracle_map_state(const struct oracle_head *head, enum favor_
   return state;
 }
 
-static void read_state(const struct oracle_head *head, int64_t m, const long double *phi,
-                       const struct oracle_state *state, struct oracle_quotients *to, int64_t i) {
+static void read_state(const struct oracle_head *head, int64_t m, const double *phi, const struct oracle_state *state,
+                       struct oracle_quotients *to, int64_t i) {
   int64_t width = head->value_width;
   for (int64_t r = 0; r < m; r++) {
     to->normaliser[i] += phi[r] * state->z[r];
-    to->normaliser_size[i] += fabsl(phi[r]) * state->z_size[r];
-    for (int64_t e = 0; e < width; e++) {
-      to->numerator[i * width + e] += phi[r] * state->s[r * width + e];
-      to->numerator_size[i * width + e] += fabsl(phi[r]) * state->s_size[r * width + e];
-    }
+    to->normaliser_size[i] += fabs(phi[r]) * state->z_size[r];
+    double *restrict sum = to->numerator + i * width, *restrict size = to->numerator_size + i * width;
+    for (int64_t e = 0; e < width; e++) sum[e] += phi[r] * state->s[r * width + e];
+    for (int64_t e = 0; e < width; e++) size[e] += fabs(phi[r]) * state->s_size[r * width + e];
   }
 }
 
@@ -135,7 +126,7 @@ struct oracle_quotients oracle_map_attend(const struct oracle_head *head, enum f
   struct oracle_quotients to = {numbers(head->tokens * width), numbers(head->tokens * width), numbers(head->tokens),
                                 numbers(head->tokens)};
   struct oracle_state state = state_create(head, map);
-  long double *phi = numbers(m);
+  double *phi = numbers(m);
   for (int64_t segment = 0; segment < (head->segments ? head->n_segments : 1); segment++) {
     int64_t begin = head->segments ? head->segments[segment] : 0;
     int64_t end = head->segments ? head->segments[segment + 1] : head->tokens;

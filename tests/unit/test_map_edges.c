@@ -49,9 +49,8 @@ static double excess_of_state(const struct favor_problem *problem, const struct 
   favor_state_decode(bytes, exponent, s, z);
   for (int64_t i = 0; i < m * (width + 1); i++) {
     int64_t r = i / (width + 1), e = i % (width + 1), at = r * width + e;
-    long double expected = e < width ? right->s[at] : right->z[r],
-                size = e < width ? right->s_size[at] : right->z_size[r];
-    long double error = fabsl(ldexpl((long double)(e < width ? s[at] : z[r]), exponent[r]) - expected);
+    double expected = e < width ? right->s[at] : right->z[r], size = e < width ? right->s_size[at] : right->z_size[r];
+    double error = fabs(ldexp((e < width ? s[at] : z[r]), exponent[r]) - expected);
     if (error > 0) worst = oracle_worse(worst, (double)(error / size) / map_case_bound[problem->precision]);
   }
   free(bytes);
