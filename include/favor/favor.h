@@ -92,6 +92,10 @@ FAVOR_API int favor_context_size(const struct favor_context *context);
 
 /* ---- problem ---------------------------------------------------------------------------------------------------- */
 
+/* What is computed. Mean: the mean of v over A(i), the tokens that i attends to; copy: v_i, no attention at all, which
+ * bounds from below what any method takes (the "OPT" line of Choromanski et al. 2021, figure 3). Both leave q and k out
+ * of account (mean still wants them finite), and all that is said of features and projections below. */
+enum favor_method { FAVOR_METHOD_FAVOR = 0, FAVOR_METHOD_MEAN, FAVOR_METHOD_COPY };
 enum favor_map { FAVOR_MAP_POSITIVE = 0, FAVOR_MAP_HYPERBOLIC };
 /* Hadamard: blocks of three rounds of random signs and Walsh-Hadamard transforms, of the width padded to a power of two
  * (Yu et al. 2016); nearly orthogonal rows' error at a small bias, and less work in the fused kernels. */
@@ -115,6 +119,7 @@ struct favor_problem {
   int64_t n_segments;
   bool is_causal;
 
+  enum favor_method method;
   enum favor_map map;
   int64_t features; /* M >= 1 */
   enum favor_projection projection;
@@ -250,15 +255,15 @@ FAVOR_API void favor_plan_info(const struct favor_plan *plan, struct favor_plan_
 FAVOR_API void favor_plan_describe(const struct favor_plan *plan, char *text, size_t size);
 
 /* Local: the projection in use, double under FAVOR_PRECISION_F64 and float otherwise: [M][D], or [G][M][D]. Owned by
- * the plan. */
+ * the plan. NULL where the method has none. */
 FAVOR_API const void *favor_plan_projection(const struct favor_plan *plan);
 
 struct favor_plan_times {
   double features_state_s; /* absorbing keys and values */
   double reduce_s;         /* blocked in combine */
   double output_s;         /* emitting */
-  double accumulate_s;     /* of absorbing and emitting, by all threads: runs into the reproducible state, and reading it */
-  int64_t bytes_sent;      /* state bytes that this rank sent */
+  double accumulate_s; /* of absorbing and emitting, by all threads: runs into the reproducible state, and reading it */
+  int64_t bytes_sent;  /* state bytes that this rank sent */
 };
 /* Local: of the run since favor_plan_begin. */
 FAVOR_API void favor_plan_times(const struct favor_plan *plan, struct favor_plan_times *times);

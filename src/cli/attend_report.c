@@ -75,9 +75,12 @@ static void print_table(const struct attend *attend, const struct summary *summa
          (long long)problem->batch, (long long)problem->heads, (long long)problem->kv_heads, (long long)problem->tokens,
          (long long)problem->key_width, (long long)problem->value_width,
          (long long)(problem->segments ? problem->n_segments : 1));
-  printf("  method   FAVOR+, %s, %lld features, %s, %s\n", options_text(options, OPTION_MAP),
-         (long long)problem->features, problem->is_causal ? "causal" : "bidirectional",
-         options_text(options, OPTION_PRECISION));
+  if (problem->method == FAVOR_METHOD_FAVOR) {
+    printf("  method   FAVOR+, %s, %lld features, ", options_text(options, OPTION_MAP), (long long)problem->features);
+  } else {
+    printf("  method   %s, ", options_text(options, OPTION_METHOD));
+  }
+  printf("%s, %s\n", problem->is_causal ? "causal" : "bidirectional", options_text(options, OPTION_PRECISION));
   printf("  run      %d ranks as %s, %d threads, kernel %s, scan %s\n", favor_context_size(attend->context),
          summary->grid, info->threads, info->kernel, info->scan);
   printf("  seconds ");

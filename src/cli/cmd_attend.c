@@ -40,6 +40,7 @@ static void check_output_path(struct attend *attend) {
 static void problem_from_options(const struct options *options, struct favor_problem *problem) {
   *problem = favor_problem_default();
   problem->is_causal = options_flag(options, OPTION_CAUSAL);
+  problem->method = (enum favor_method)options_integer(options, OPTION_METHOD);
   problem->map = (enum favor_map)options_integer(options, OPTION_MAP);
   problem->features = options_integer(options, OPTION_FEATURES);
   problem->projection = (enum favor_projection)options_integer(options, OPTION_PROJECTION);
@@ -180,7 +181,7 @@ static enum favor_status create_output(struct attend *attend) {
       .tensors = &out,
       .n_tensors = 1,
       .small = &projection,
-      .n_small = 1,
+      .n_small = projection.data != NULL,
       .attributes = attributes,
       .n_attributes = make_attributes(attend, attributes),
   };

@@ -2,7 +2,7 @@
 
 #include <string.h>
 
-static const char *const methods[] = {"favor", NULL};
+static const char *const methods[] = {"favor", "mean", "copy", NULL};
 static const char *const maps[] = {"positive", "hyperbolic", NULL};
 static const char *const projections[] = {"orthogonal", "gaussian", "hadamard", NULL};
 static const char *const row_norms[] = {"sqrt", "chi", NULL};
@@ -26,6 +26,7 @@ static const char *const alphabets[] = {"dna", "protein", NULL};
 #define JOBS (COMMAND_ATTEND | COMMAND_MAKE | COMMAND_VERIFY | COMMAND_BENCH)
 #define ATTRIBUTE .is_attribute = true, .is_config_key = true
 #define SETTING .is_config_key = true
+#define OF_FAVOR .methods = 1U << FAVOR_METHOD_FAVOR
 
 static const struct option table[OPTION_N_KEYS] = {
     [OPTION_CAUSAL] = {.name = "causal",
@@ -41,13 +42,15 @@ static const struct option table[OPTION_N_KEYS] = {
                        .preset = "favor",
                        ATTRIBUTE,
                        .argument = "NAME",
-                       .help = "the kind of attention"},
+                       .help =
+                           "favor; or a baseline: mean, the mean of v over what a token attends to; copy, v itself"},
     [OPTION_MAP] = {.name = "map",
                     .commands = COMMAND_ATTEND | COMMAND_BENCH,
                     .kind = KIND_CHOICE,
                     .choices = maps,
                     .preset = "positive",
                     ATTRIBUTE,
+                    OF_FAVOR,
                     .argument = "NAME",
                     .help = "the feature map: positive is FAVOR+ (Choromanski et al. 2021, lemma 1), hyperbolic has "
                             "both signs of each direction"},
@@ -58,6 +61,7 @@ static const struct option table[OPTION_N_KEYS] = {
                          .least = 1,
                          .most = 16777216,
                          ATTRIBUTE,
+                         OF_FAVOR,
                          .argument = "M",
                          .help = "random features; the hyperbolic map has two of each, so a state has 2 M rows"},
     [OPTION_PROJECTION] = {.name = "projection",
@@ -66,6 +70,7 @@ static const struct option table[OPTION_N_KEYS] = {
                            .choices = projections,
                            .preset = "orthogonal",
                            ATTRIBUTE,
+                           OF_FAVOR,
                            .argument = "NAME",
                            .help = "how the rows of the projection are drawn; hadamard: from random signs and fast "
                                    "transforms, D log D work instead of D^2, on D padded to a power of two; its "
@@ -77,6 +82,7 @@ static const struct option table[OPTION_N_KEYS] = {
                          .choices = row_norms,
                          .preset = "sqrt",
                          ATTRIBUTE,
+                         OF_FAVOR,
                          .argument = "NAME",
                          .help = "lengths of orthogonal and hadamard rows: sqrt(D), or drawn from chi(D)"},
     [OPTION_PROJECTION_FILE] = {.name = "projection-file",
@@ -84,6 +90,7 @@ static const struct option table[OPTION_N_KEYS] = {
                                 .kind = KIND_TEXT,
                                 .preset = "",
                                 ATTRIBUTE,
+                                OF_FAVOR,
                                 .argument = "F[:DATASET]",
                                 .help = "read the projection, [M][D] or [G][M][D], instead of drawing it; the dataset "
                                         "is `projection` unless named"},
@@ -92,6 +99,7 @@ static const struct option table[OPTION_N_KEYS] = {
                                     .kind = KIND_FLAG,
                                     .preset = "false",
                                     ATTRIBUTE,
+                                    OF_FAVOR,
                                     .help = "draw a projection for each key head"},
     [OPTION_SEED] = {.name = "seed",
                      .commands = JOBS,
@@ -109,6 +117,7 @@ static const struct option table[OPTION_N_KEYS] = {
                       .least = 0,
                       .most = MOST_SEED,
                       ATTRIBUTE,
+                      OF_FAVOR,
                       .argument = "L",
                       .help = "another projection of the same seed"},
     [OPTION_REDRAW] = {.name = "redraw",
@@ -118,6 +127,7 @@ static const struct option table[OPTION_N_KEYS] = {
                        .least = 0,
                        .most = MOST_SEED,
                        ATTRIBUTE,
+                       OF_FAVOR,
                        .argument = "R",
                        .help = "another projection of the same layer"},
     [OPTION_SCALE] = {.name = "scale",
@@ -424,7 +434,13 @@ bool option_is_active(const struct options *options, enum option_key key) {
   return value->text[0] != '\0';
 }
 
+bool option_is_foreign(const struct options *options, enum option_key key) {
+  if (options->command != COMMAND_ATTEND || table[key].methods == 0) return false;
+  return !(table[key].methods >> options_integer(options, OPTION_METHOD) & 1);
+}
+
 bool option_is_excluded(const struct options *options, enum option_key key) {
+  if (option_is_foreign(options, key)) return true;
   for (size_t i = 0; i < sizeof conflicts / sizeof *conflicts; i++) {
     if (conflicts[i].second == key && option_is_active(options, conflicts[i].first)) return true;
   }

@@ -90,8 +90,7 @@ static int64_t magnitude_of(double x) {
   return exponent;
 }
 
-/* Fills worker->peak; false at the first row that is not finite. */
-static bool measure_values(const struct engine *engine, struct worker *worker, int64_t n, const void *v, int64_t stride,
+bool worker_measure_values(const struct engine *engine, struct worker *worker, int64_t n, const void *v, int64_t stride,
                            struct refusal *refusal) {
   int64_t width = engine->shape.value_width;
   memset(worker->peak, 0, (size_t)width * engine->real_bytes);
@@ -162,7 +161,7 @@ int64_t worker_settle_shifts(const struct engine *engine, struct worker *worker,
 bool worker_measure_keys(const struct engine *engine, struct worker *worker, int64_t n, const void *k, int64_t k_stride,
                          const void *v, int64_t v_stride, struct refusal *refusal) {
   return measure_rows(engine, 'k', n, k, k_stride, worker->half_norm, refusal) &&
-         measure_values(engine, worker, n, v, v_stride, refusal);
+         worker_measure_values(engine, worker, n, v, v_stride, refusal);
 }
 
 bool worker_measure_queries(const struct engine *engine, struct worker *worker, const struct kernel_queries *queries,

@@ -34,8 +34,8 @@ static void place_states(struct favor_decoder *decoder) {
 
 enum favor_status favor_decoder_create(const struct favor_plan *plan, struct favor_decoder **decoder) {
   *decoder = NULL;
-  if (!plan->problem.is_causal) {
-    return dist_fail(plan->context, FAVOR_EUSAGE, "only a causal plan can decode token by token");
+  if (plan->schedule.kind != SCHEDULE_CAUSAL) {
+    return dist_fail(plan->context, FAVOR_EUSAGE, "only a causal plan with states can decode token by token");
   }
   const struct kernel_shape *shape = &plan->engine.shape;
   size_t m = (size_t)shape->features, e = (size_t)shape->value_width, units = (size_t)n_units(plan);

@@ -100,6 +100,9 @@ enum favor_status favor_plan_run_step(struct favor_plan *plan, int64_t index, co
   if (verb == FAVOR_ABSORB) {
     execute_absorb(plan, &arrays, range, planned->slot);
     plan->times.features_state_s += clock_now_s() - begin;
+  } else if (plan->schedule.kind == SCHEDULE_COPY) {
+    execute_copy(plan, &arrays, range);
+    plan->times.output_s += clock_now_s() - begin;
   } else {
     execute_emit(plan, &arrays, range, planned->slot, (planned->step.needs & FAVOR_NEEDS_K) != 0);
     plan->times.output_s += clock_now_s() - begin;

@@ -19,4 +19,7 @@ void execute_absorb(struct favor_plan *plan, const struct step_arrays *arrays, s
 void execute_emit(struct favor_plan *plan, const struct step_arrays *arrays, struct range range, enum slot slot,
                   bool has_keys);
 
+/* The values of a range as its outputs. */
+void execute_copy(struct favor_plan *plan, const struct step_arrays *arrays, struct range range);
+
 #endif

@@ -11,7 +11,7 @@ static int64_t n_units(const struct favor_plan *plan) { return range_count(plan-
 
 /* The slots that the schedule uses. */
 static bool has_slot(const struct favor_plan *plan, int slot) {
-  if (n_units(plan) == 0) return false;
+  if (n_units(plan) == 0 || plan->schedule.kind == SCHEDULE_COPY) return false;
   const struct span *spans = plan->schedule.spans;
   if (slot == SLOT_OWN) return true;
   if (slot != SLOT_WAITING) return spans[slot - SLOT_SPAN_0].is_member;
@@ -25,7 +25,7 @@ static bool has_received(const struct favor_plan *plan, int parity) {
 
 /* Causal heads are sequential, so threads beyond the heads share one by chunks of tokens. */
 static int64_t count_chunks(const struct favor_plan *plan) {
-  if (!plan->problem.is_causal || n_units(plan) == 0 || plan->threads <= n_units(plan)) return 0;
+  if (plan->schedule.kind != SCHEDULE_CAUSAL || n_units(plan) == 0 || plan->threads <= n_units(plan)) return 0;
   return (plan->threads + n_units(plan) - 1) / n_units(plan);
 }
 

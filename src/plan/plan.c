@@ -13,10 +13,20 @@
 /* Rows longer than this, times the longest token allowed, would leave the range of exponents. */
 #define LONGEST_PROJECTION_ROW 0x1p16
 
+/* The mean is FAVOR+ with one feature that is 1 whatever the token: a projection of one row of zeros and no norms. What
+ * needs no state has the same stand-in. */
+static void reduce_to_one_feature(struct favor_problem *problem) {
+  problem->map = FAVOR_MAP_POSITIVE;
+  problem->features = 1;
+  problem->projection = FAVOR_PROJECTION_ORTHOGONAL;
+  problem->has_projection_per_head = false;
+}
+
 /* Copies what the problem points to, and fills in its defaults. */
 static void copy_problem(struct favor_plan *plan, const struct favor_problem *problem) {
   plan->problem = *problem;
   plan->problem.projection_data = NULL;
+  if (problem->method != FAVOR_METHOD_FAVOR) reduce_to_one_feature(&plan->problem);
   if (problem->scale == 0) plan->problem.scale = 1 / sqrt((double)problem->key_width);
   int64_t n_segments = problem->segments ? problem->n_segments : 1;
   plan->offsets = memory_zeroed((size_t)n_segments + 1, sizeof *plan->offsets);
@@ -56,9 +66,12 @@ static void choose_grid(struct favor_plan *plan) {
                                  .offsets = plan->offsets,
                                  .run_tokens = engine_run_tokens(&plan->engine)};
   struct schedule *schedule = &plan->schedule;
-  schedule->is_causal = problem->is_causal;
+  schedule->kind = problem->method == FAVOR_METHOD_COPY ? SCHEDULE_COPY
+                   : problem->is_causal                 ? SCHEDULE_CAUSAL
+                                                        : SCHEDULE_BIDIRECTIONAL;
   schedule->tokens = &plan->tokens;
-  for (int64_t part = 0; part < plan->grid.tokens && !schedule->has_spans; part++) {
+  const bool has_states = schedule->kind != SCHEDULE_COPY;
+  for (int64_t part = 0; has_states && part < plan->grid.tokens && !schedule->has_spans; part++) {
     tokens_spans(&plan->tokens, plan->grid.tokens, part, schedule->spans);
     schedule->has_spans = schedule->spans[0].is_member || schedule->spans[1].is_member;
   }
@@ -72,7 +85,7 @@ static void choose_grid(struct favor_plan *plan) {
               (long long)range_count(plan->units), (long long)plan->engine.shape.features);
   }
   schedule->shard = tokens_shard(&plan->tokens, plan->grid.tokens, column);
-  tokens_spans(&plan->tokens, plan->grid.tokens, column, schedule->spans);
+  if (has_states) tokens_spans(&plan->tokens, plan->grid.tokens, column, schedule->spans);
 }
 
 /* Draws into plan->projection, and what the fast transform of a Hadamard projection needs. */
@@ -110,6 +123,7 @@ static void draw_projection(struct favor_plan *plan, const double *data) {
   const struct favor_problem *problem = &plan->problem;
   int64_t m = problem->features, d = problem->key_width, count = plan->n_projections * m * d;
   if (!plan->projection || !plan->transform || plan->context->rank != 0) return;
+  if (problem->method != FAVOR_METHOD_FAVOR) return;
   if (data) {
     memcpy(plan->projection, data, (size_t)count * sizeof *data);
   } else {
@@ -191,18 +205,21 @@ static void make_groups(struct favor_plan *plan) {
 }
 
 /* The steps of creation, each with its agreement. */
-static enum favor_status create(struct favor_plan *plan, const struct favor_problem *problem) {
+static enum favor_status create(struct favor_plan *plan, const struct favor_problem *given) {
   struct favor_context *context = plan->context;
-  copy_problem(plan, problem);
+  const double *projection_data = given->projection_data;
+  copy_problem(plan, given);
+  const struct favor_problem *problem = &plan->problem;
   const struct kernel *kernel = kernel_find(problem->kernel, (int)problem->precision);
   plan->problem.kernel = kernel->name;
   plan->engine = engine_make(kernel, problem->precision, problem->key_width, problem->value_width, problem->features,
-                             map_signs(problem->map), problem->heads / problem->kv_heads, plan->problem.scale);
-  plan->engine.shape.hadamard_width = hadamard_width(plan, problem->projection_data);
+                             map_signs(problem->map), problem->heads / problem->kv_heads, problem->scale);
+  if (problem->method != FAVOR_METHOD_FAVOR) plan->engine.half_norm_factor = 0;
+  plan->engine.shape.hadamard_width = hadamard_width(plan, projection_data);
   plan->unit_bytes = engine_state_bytes(&plan->engine);
   check_longest_segment(plan);
   allocate_projection(plan);
-  draw_projection(plan, problem->projection_data);
+  draw_projection(plan, projection_data);
   enum favor_status status = dist_agree(context, DIST_SITE_PLAN_DRAW, 0, "");
   if (status != FAVOR_OK) return status;
   dist_broadcast(context, plan->projection,

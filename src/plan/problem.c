@@ -61,6 +61,7 @@ static void check_choices(struct favor_context *context, const struct favor_prob
     const char *name;
     int value, n;
   } choices[] = {
+      {"method", (int)problem->method, FAVOR_METHOD_COPY + 1},
       {"map", (int)problem->map, FAVOR_MAP_HYPERBOLIC + 1},
       {"projection", (int)problem->projection, FAVOR_PROJECTION_HADAMARD + 1},
       {"row_norm", (int)problem->row_norm, FAVOR_ROW_NORM_CHI + 1},
@@ -78,6 +79,9 @@ static void check_choices(struct favor_context *context, const struct favor_prob
               LEAST_SCALE, MOST_SCALE);
   }
   check_kernel(context, problem);
+  if (problem->method != FAVOR_METHOD_FAVOR && problem->precision == FAVOR_PRECISION_BF16) {
+    dist_fail(context, FAVOR_EUSAGE, "precision bf16 is for the products of method favor; use f32 or f64");
+  }
   if (problem->threads < 0 || problem->block_tokens < 0 || problem->memory_bytes < 0) {
     dist_fail(context, FAVOR_EUSAGE, "threads, block_tokens and memory_bytes must not be negative");
   }
@@ -131,6 +135,7 @@ uint64_t problem_digest(const struct favor_problem *problem, const struct kernel
                               problem->value_width,
                               problem->n_segments,
                               problem->is_causal,
+                              (int64_t)problem->method,
                               (int64_t)problem->map,
                               problem->features,
                               (int64_t)problem->projection,

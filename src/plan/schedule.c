@@ -91,9 +91,15 @@ static void build_causal(struct schedule *schedule) {
 
 void schedule_build(struct schedule *schedule) {
   schedule->n_steps = 0;
-  if (schedule->is_causal) {
-    build_causal(schedule);
-  } else {
+  switch (schedule->kind) {
+  case SCHEDULE_BIDIRECTIONAL:
     build_bidirectional(schedule);
+    break;
+  case SCHEDULE_CAUSAL:
+    build_causal(schedule);
+    break;
+  case SCHEDULE_COPY:
+    add_blocks(schedule, FAVOR_EMIT, SLOT_OWN, schedule->shard, FAVOR_NEEDS_V | FAVOR_NEEDS_OUT);
+    break;
   }
 }

@@ -22,8 +22,14 @@ struct planned_step {
   enum slot slot;
 };
 
+enum schedule_kind {
+  SCHEDULE_BIDIRECTIONAL,
+  SCHEDULE_CAUSAL,
+  SCHEDULE_COPY /* no states: values become outputs */
+};
+
 struct schedule {
-  bool is_causal;
+  enum schedule_kind kind;
   const struct tokens *tokens;
   struct range shard;
   struct span spans[2];
