@@ -18,8 +18,7 @@ static bool absorb_run(const struct engine *engine, struct worker *worker, const
                                     .v = row_in(engine, keys->v, keys->v_stride, t),
                                     .v_stride = keys->v_stride,
                                     .half_norm = worker->half_norm};
-    if (!worker_measure_keys(engine, worker, tile_keys.n, tile_keys.k, tile_keys.k_stride, tile_keys.v,
-                             tile_keys.v_stride, refusal)) {
+    if (!worker_measure_keys(engine, worker, weights->transform, &tile_keys, refusal)) {
       refusal->token += t;
       return false;
     }
@@ -49,7 +48,7 @@ bool attend_emit(const struct engine *engine, struct worker *worker, const struc
   for (int64_t t = 0; t < queries->n; t += tile) {
     struct kernel_queries cut = worker_cut_queries(engine, queries, t, smaller(tile, queries->n - t));
     cut.out_scale = out_scale;
-    if (!worker_measure_queries(engine, worker, &cut, refusal)) {
+    if (!worker_measure_queries(engine, worker, weights->transform, &cut, refusal)) {
       refusal->token += t;
       return false;
     }

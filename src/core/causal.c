@@ -120,9 +120,8 @@ bool attend_causal(const struct engine *engine, struct worker *worker, const str
                                     .v_stride = keys->v_stride,
                                     .half_norm = worker->half_norm};
     struct kernel_queries tile_queries = worker_cut_queries(engine, queries, t, n);
-    if (!worker_measure_keys(engine, worker, n, tile_keys.k, tile_keys.k_stride, tile_keys.v, tile_keys.v_stride,
-                             refusal) ||
-        !worker_measure_queries(engine, worker, &tile_queries, refusal)) {
+    if (!worker_measure_keys(engine, worker, weights->transform, &tile_keys, refusal) ||
+        !worker_measure_queries(engine, worker, weights->transform, &tile_queries, refusal)) {
       refusal->token += t;
       return false;
     }

@@ -2,15 +2,22 @@
 #ifndef FAVOR_CORE_WORKER_H
 #define FAVOR_CORE_WORKER_H
 
-#include "core/state.h"
+#include "core/transform.h"
 
-/* A projection as kernels and the exact path want it, for one key head. */
+/* What a key head's tokens are multiplied with: a projection as kernels and the exact path want it. */
 struct head_weights {
-  const void *packed;  /* kernel_ops.pack_weights */
-  const double *exact; /* [directions][D] W sqrt(scale) / ln 2 */
+  const void *packed;                    /* kernel_ops.pack_weights */
+  const double *exact;                   /* [directions][shape.key_width] W sqrt(scale) / ln 2 */
+  const struct row_transform *transform; /* of its rows before that; NULL: none */
 };
 
-enum refusal_kind { REFUSAL_NONE = 0, REFUSAL_NAN, REFUSAL_INF, REFUSAL_TOO_LONG };
+enum refusal_kind {
+  REFUSAL_NONE = 0,
+  REFUSAL_NAN,
+  REFUSAL_INF,
+  REFUSAL_TOO_LONG,
+  REFUSAL_TOO_LONG_TRANSFORMED /* is what became of it */
+};
 /* The first element that cannot be computed with, counted from the start of the call's arrays. */
 struct refusal {
   enum refusal_kind kind;
@@ -30,7 +37,9 @@ struct worker {
   void *out_scale;                     /* real [E] */
   double *exact;                       /* 2 M + E, for rows that f32 lost */
   bool *is_lost;                       /* [heads_per_key][tile] */
-  double accumulate_s;                 /* spent in worker_deposit and worker_view */
+  void *keys, *queries; /* real [tile][D'], [heads_per_key][tile][D']: transformed; D': shape.key_width */
+  double *transform_work;
+  double accumulate_s; /* spent in worker_deposit and worker_view */
 };
 
 size_t worker_bytes(const struct engine *engine);
@@ -40,10 +49,10 @@ void worker_place(const struct engine *engine, void *memory, struct worker *work
 /* |x~|^2 / 2 above this no longer leaves l a resolution of one half. */
 #define LONGEST_HALF_NORM 0x1p22
 
-/* Measures n <= tile tokens: half norms of the keys, peaks of the values. False: refusal filled, its token counted from
- * the tile. */
-bool worker_measure_keys(const struct engine *engine, struct worker *worker, int64_t n, const void *k, int64_t k_stride,
-                         const void *v, int64_t v_stride, struct refusal *refusal);
+/* Measures at most a tile of keys, in place of which their transformed rows are left where there is a transform: half
+ * norms of the keys, peaks of the values. False: refusal filled, its token counted from the tile. */
+bool worker_measure_keys(const struct engine *engine, struct worker *worker, const struct row_transform *transform,
+                         struct kernel_keys *keys, struct refusal *refusal);
 
 /* The values' part of it: fills worker->peak; false at the first row that is not finite. n is of any size. */
 bool worker_measure_values(const struct engine *engine, struct worker *worker, int64_t n, const void *v,
@@ -62,9 +71,13 @@ int64_t worker_settle_shifts(const struct engine *engine, struct worker *worker,
 void worker_deposit(const struct engine *engine, struct worker *worker, void *rows);
 void worker_view(const struct engine *engine, struct worker *worker, const void *rows);
 
-/* Checks at most a tile of queries of every head. */
-bool worker_measure_queries(const struct engine *engine, struct worker *worker, const struct kernel_queries *queries,
-                            struct refusal *refusal);
+/* Checks at most a tile of queries of every head, and leaves transformed rows in their place likewise. */
+bool worker_measure_queries(const struct engine *engine, struct worker *worker, const struct row_transform *transform,
+                            struct kernel_queries *queries, struct refusal *refusal);
+
+/* half_norm of n raw rows of the caller's; false at the first that is not finite or above `longest`. */
+bool worker_measure_rows(const struct engine *engine, char tensor, int64_t n, const void *x, int64_t stride,
+                         double longest, double *half_norm, struct refusal *refusal);
 
 /* l[r] of all features, in double: w'_r . x - half_norm, and where both signs count -w'_r . x - half_norm. */
 void worker_project(const struct engine *engine, const struct head_weights *weights, const void *x, double half_norm,

@@ -37,6 +37,9 @@ enum favor_status favor_decoder_create(const struct favor_plan *plan, struct fav
   if (plan->schedule.kind != SCHEDULE_CAUSAL) {
     return dist_fail(plan->context, FAVOR_EUSAGE, "only a causal plan with states can decode token by token");
   }
+  struct favor_estimates estimates;
+  enum favor_status status = favor_plan_estimates(plan, &estimates);
+  if (status != FAVOR_OK) return status;
   const struct kernel_shape *shape = &plan->engine.shape;
   size_t m = (size_t)shape->features, e = (size_t)shape->value_width, units = (size_t)n_units(plan);
   struct favor_decoder *created = memory_zeroed(1, sizeof *created);
@@ -107,14 +110,14 @@ enum favor_status favor_decoder_save(const struct favor_decoder *decoder, int64_
 }
 
 /* The addresses of one key head's arrays. */
-static struct piece_keys keys_of(const struct favor_decoder *decoder, const struct favor_input *k,
-                                 const struct favor_input *v, int64_t unit) {
+static struct kernel_keys keys_of(const struct favor_decoder *decoder, const struct favor_input *k,
+                                  const struct favor_input *v, int64_t unit) {
   const struct engine *engine = &decoder->plan->engine;
-  return (struct piece_keys){.n = 1,
-                             .k = row_in(engine, k->data, k->head_stride, unit),
-                             .v = row_in(engine, v->data, v->head_stride, unit),
-                             .k_stride = engine->shape.key_width,
-                             .v_stride = engine->shape.value_width};
+  return (struct kernel_keys){.n = 1,
+                              .k = row_in(engine, k->data, k->head_stride, unit),
+                              .v = row_in(engine, v->data, v->head_stride, unit),
+                              .k_stride = engine->key_width,
+                              .v_stride = engine->shape.value_width};
 }
 
 static struct kernel_queries queries_of(const struct favor_decoder *decoder, const struct favor_input *q,
@@ -125,7 +128,7 @@ static struct kernel_queries queries_of(const struct favor_decoder *decoder, con
                                  .n_heads = engine->heads_per_key,
                                  .q = row_in(engine, q->data, q->head_stride, head),
                                  .q_head_stride = q->head_stride,
-                                 .q_stride = engine->shape.key_width,
+                                 .q_stride = engine->key_width,
                                  .out = row_out(engine, out->data, out->head_stride, head),
                                  .out_head_stride = out->head_stride,
                                  .out_stride = engine->shape.value_width};
@@ -138,11 +141,11 @@ static enum favor_status check_token(struct favor_decoder *decoder, const struct
   const struct favor_plan *plan = decoder->plan;
   for (int64_t unit = 0; unit < n_units(plan); unit++) {
     struct refusal refusal;
-    struct piece_keys keys = keys_of(decoder, k, v, unit);
+    struct kernel_keys keys = keys_of(decoder, k, v, unit);
     struct kernel_queries queries = queries_of(decoder, q, out, unit);
-    if (worker_measure_keys(&plan->engine, &decoder->worker, 1, keys.k, keys.k_stride, keys.v, keys.v_stride,
-                            &refusal) &&
-        worker_measure_queries(&plan->engine, &decoder->worker, &queries, &refusal)) {
+    const struct row_transform *transform = plan_weights(plan, unit)->transform;
+    if (worker_measure_keys(&plan->engine, &decoder->worker, transform, &keys, &refusal) &&
+        worker_measure_queries(&plan->engine, &decoder->worker, transform, &queries, &refusal)) {
       continue;
     }
     refusal.head += (plan->units.begin + unit) * (refusal.tensor == 'q' ? plan->engine.heads_per_key : 1);
@@ -161,10 +164,11 @@ enum favor_status favor_decoder_step(struct favor_decoder *decoder, const struct
   for (int64_t unit = 0; unit < n_units(plan); unit++) {
     const struct head_weights *weights = plan_weights(plan, unit);
     struct decode_state *state = &decoder->states[unit];
-    struct piece_keys keys = keys_of(decoder, k, v, unit);
+    struct kernel_keys keys = keys_of(decoder, k, v, unit);
     struct kernel_queries queries = queries_of(decoder, q, out, unit);
     struct refusal refusal;
-    worker_measure_keys(&plan->engine, &decoder->worker, 1, keys.k, keys.k_stride, keys.v, keys.v_stride, &refusal);
+    worker_measure_keys(&plan->engine, &decoder->worker, weights->transform, &keys, &refusal);
+    worker_measure_queries(&plan->engine, &decoder->worker, weights->transform, &queries, &refusal);
     decode_take(&plan->engine, weights, keys.k, decoder->worker.half_norm[0], keys.v, decoder->log_weight, state);
     for (int64_t h = 0; h < queries.n_heads; h++) {
       decode_read(&plan->engine, weights, row_in(&plan->engine, queries.q, queries.q_head_stride, h), state,

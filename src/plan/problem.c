@@ -62,9 +62,11 @@ static void check_choices(struct favor_context *context, const struct favor_prob
     int value, n;
   } choices[] = {
       {"method", (int)problem->method, FAVOR_METHOD_COPY + 1},
-      {"map", (int)problem->map, FAVOR_MAP_HYPERBOLIC + 1},
+      {"map", (int)problem->map, FAVOR_MAP_OPRF + 1},
       {"projection", (int)problem->projection, FAVOR_PROJECTION_HADAMARD + 1},
       {"row_norm", (int)problem->row_norm, FAVOR_ROW_NORM_CHI + 1},
+      {"key_shift", (int)problem->key_shift, FAVOR_KEY_SHIFT_MEAN + 1},
+      {"balance", (int)problem->balance, FAVOR_BALANCE_FULL + 1},
       {"precision", (int)problem->precision, FAVOR_PRECISION_BF16 + 1},
       {"scan", (int)problem->scan, FAVOR_SCAN_CHAIN + 1},
   };
@@ -79,6 +81,14 @@ static void check_choices(struct favor_context *context, const struct favor_prob
               LEAST_SCALE, MOST_SCALE);
   }
   check_kernel(context, problem);
+  /* A projection may be given on rank 0 only, and its rows may have any lengths. */
+  if (problem->method == FAVOR_METHOD_FAVOR && problem->map == FAVOR_MAP_OPRF &&
+      problem->row_norm == FAVOR_ROW_NORM_SQRT) {
+    dist_fail(
+        context, FAVOR_EUSAGE,
+        "the oprf map weighs rows of the projection by their lengths, which must be chi's: with rows of one length "
+        "it would estimate another kernel; use row norm chi");
+  }
   if (problem->method != FAVOR_METHOD_FAVOR && problem->precision == FAVOR_PRECISION_BF16) {
     dist_fail(context, FAVOR_EUSAGE, "precision bf16 is for the products of method favor; use f32 or f64");
   }
@@ -124,6 +134,7 @@ void problem_check(struct favor_context *context, const struct favor_problem *pr
   check_choices(context, problem);
   check_grid(context, problem);
   check_segments(context, problem);
+  if (!dist_has_failed(context)) estimate_check(context, problem);
 }
 
 uint64_t problem_digest(const struct favor_problem *problem, const struct kernel *kernel) {
@@ -145,6 +156,8 @@ uint64_t problem_digest(const struct favor_problem *problem, const struct kernel
                               (int64_t)problem->layer,
                               (int64_t)problem->redraw,
                               (int64_t)problem->precision,
+                              (int64_t)problem->key_shift,
+                              (int64_t)problem->balance,
                               problem->grid_heads,
                               problem->grid_tokens,
                               (int64_t)problem->scan,
@@ -155,6 +168,7 @@ uint64_t problem_digest(const struct favor_problem *problem, const struct kernel
   if (problem->segments && problem->n_segments > 0) {
     digest = dist_digest(digest, problem->segments, (size_t)(problem->n_segments + 1) * sizeof *problem->segments);
   }
+  digest = estimate_digest(problem, digest);
   if (kernel) {
     const char *blas = kernel_blas_description();
     digest = dist_digest(digest, kernel->name, strlen(kernel->name));

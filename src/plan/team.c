@@ -47,11 +47,9 @@ static struct kernel_queries queries_of(const struct work *work) {
       .out_stride = out->token_stride};
 }
 
-/* Of the refusals that the threads of a step meet, keeps that of the lowest token (then tensor, then head). */
-static void refuse(const struct work *work, struct refusal refusal) {
-  struct favor_plan *plan = work->plan;
-  refusal.token += work->range.begin;
-  refusal.head += (plan->units.begin + work->unit) * (refusal.tensor == 'q' ? plan->engine.heads_per_key : 1);
+void execute_refuse(struct favor_plan *plan, int64_t unit, int64_t begin, struct refusal refusal) {
+  refusal.token += begin;
+  refusal.head += (plan->units.begin + unit) * (refusal.tensor == 'q' ? plan->engine.heads_per_key : 1);
 #pragma omp critical(favor_plan_refuse)
   {
     struct refusal *first = &plan->refusal;
@@ -61,6 +59,10 @@ static void refuse(const struct work *work, struct refusal refusal) {
          (refusal.tensor < first->tensor || (refusal.tensor == first->tensor && refusal.head < first->head)));
     if (is_earlier) *first = refusal;
   }
+}
+
+static void refuse(const struct work *work, struct refusal refusal) {
+  execute_refuse(work->plan, work->unit, work->range.begin, refusal);
 }
 
 static struct worker *own_worker(struct favor_plan *plan) { return plan->workers[omp_get_thread_num()]; }
