@@ -3,7 +3,9 @@
 #include <string.h>
 
 static const char *const methods[] = {"favor", "mean", "copy", NULL};
-static const char *const maps[] = {"positive", "hyperbolic", NULL};
+static const char *const maps[] = {"positive", "hyperbolic", "oprf", NULL};
+static const char *const key_shifts[] = {"none", "mean", NULL};
+static const char *const balances[] = {"none", "diagonal", "full", NULL};
 static const char *const projections[] = {"orthogonal", "gaussian", "hadamard", NULL};
 static const char *const row_norms[] = {"sqrt", "chi", NULL};
 static const char *const precisions[] = {"f32", "f64", "bf16", NULL};
@@ -53,7 +55,8 @@ static const struct option table[OPTION_N_KEYS] = {
                     OF_FAVOR,
                     .argument = "NAME",
                     .help = "the feature map: positive is FAVOR+ (Choromanski et al. 2021, lemma 1), hyperbolic has "
-                            "both signs of each direction"},
+                            "both signs of each direction, oprf is FAVOR++ (Likhosherstov et al. 2022) and takes "
+                            "rows of chi lengths"},
     [OPTION_FEATURES] = {.name = "features",
                          .commands = COMMAND_ATTEND | COMMAND_BENCH,
                          .kind = KIND_INTEGER,
@@ -84,7 +87,9 @@ static const struct option table[OPTION_N_KEYS] = {
                          ATTRIBUTE,
                          OF_FAVOR,
                          .argument = "NAME",
-                         .help = "lengths of orthogonal and hadamard rows: sqrt(D), or drawn from chi(D)"},
+                         .help =
+                             "lengths of orthogonal and hadamard rows: sqrt(D), or drawn from chi(D), as the oprf map "
+                             "needs them and so has them unless told otherwise"},
     [OPTION_PROJECTION_FILE] = {.name = "projection-file",
                                 .commands = COMMAND_ATTEND,
                                 .kind = KIND_TEXT,
@@ -140,6 +145,36 @@ static const struct option table[OPTION_N_KEYS] = {
                       ATTRIBUTE,
                       .argument = "X",
                       .help = "of the logits; auto is D^-1/2"},
+    [OPTION_KEY_SHIFT] = {.name = "key-shift",
+                          .commands = COMMAND_ATTEND,
+                          .kind = KIND_CHOICE,
+                          .choices = key_shifts,
+                          .preset = "none",
+                          ATTRIBUTE,
+                          OF_FAVOR,
+                          .argument = "NAME",
+                          .help = "mean takes mean(k) + mean(q) off each key (with a balance, as it has them), which "
+                                  "softmax does not see and which lowers the error"},
+    [OPTION_BALANCE] = {.name = "balance",
+                        .commands = COMMAND_ATTEND,
+                        .kind = KIND_CHOICE,
+                        .choices = balances,
+                        .preset = "none",
+                        ATTRIBUTE,
+                        OF_FAVOR,
+                        .argument = "NAME",
+                        .help = "L q and L^-T k in place of q and k, which softmax does not see, with the L of least "
+                                "error by the moments of q and k: diagonal, or full, at some D^2 more work a token"},
+    [OPTION_ESTIMATES_FILE] = {.name = "estimates-file",
+                               .commands = COMMAND_ATTEND,
+                               .kind = KIND_TEXT,
+                               .preset = "",
+                               ATTRIBUTE,
+                               OF_FAVOR,
+                               .argument = "F",
+                               .help =
+                                   "take what --key-shift, --balance and --map oprf estimate from an earlier output "
+                                   "instead of from the data"},
     [OPTION_PRECISION] = {.name = "precision",
                           .commands = COMMAND_ATTEND | COMMAND_BENCH,
                           .kind = KIND_CHOICE,

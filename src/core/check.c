@@ -10,6 +10,7 @@
 #include "base/random.h"
 #include "base/status.h"
 #include "feature/map.h"
+#include "feature/moments.h"
 
 enum { TILE = 256, CHUNK = 512 }; /* keys and queries taken at a time */
 
@@ -21,10 +22,13 @@ static const double negligible = 100.0;
 struct check {
   struct check_problem problem; /* owns rows and projection */
   int64_t n_queries;            /* of one key head: n_rows * heads_per_key */
+  int64_t most_tokens;          /* that features are taken of at a time */
   int64_t n_features;           /* R: of M directions, with one sign or both */
   double *q;                    /* [key_heads][n_queries][D]: q~ */
   double *q_log;                /* [key_heads][n_queries][R]: logarithms of features, less the query's largest */
   double *q_feature;            /* exp of it */
+  double *inverse;              /* [key_heads][D][D], of a full balance */
+  double *moved;                /* [2][most_tokens][D]: shifted and scaled, then multiplied with a full balance */
   double *tops;                 /* [key_heads][CHECK_N_ANSWERS][n_queries] */
   double *sums;                 /* [key_heads][CHECK_N_ANSWERS][n_queries][1 + E] */
   /* one tile of keys */
@@ -150,12 +154,48 @@ static const double *projection_of(const struct check *check, int64_t key_head) 
   return problem->projection + key_head % problem->projections * problem->features * problem->key_width;
 }
 
-/* Features of n tokens x~: logarithms w_r.x~ - |x~|^2/2, and those of -w_r where both signs count, less the token's
- * largest, and their exponentials. */
-static void take_features(const struct check *check, const double *projection, const double *x, int64_t n, double *logs,
+/* x~ as features see it: shifted (keys) and balanced. */
+static const double *move_tokens(struct check *check, int64_t key_head, bool is_key, const double *x, int64_t n) {
+  const struct check_problem *problem = &check->problem;
+  const int64_t width = problem->key_width, balance_size = problem->balance == FAVOR_BALANCE_FULL ? width : 1;
+  const double *shift = is_key ? problem->estimates.key_shift : NULL, root_scale = sqrt(problem->scale);
+  const double *balance = problem->balance != FAVOR_BALANCE_NONE ? problem->estimates.balance : NULL;
+  if (!shift && !balance) return x;
+  if (balance) balance += key_head * width * balance_size;
+  for (int64_t i = 0; i < n; i++) {
+    for (int64_t d = 0; d < width; d++) {
+      double moved = x[i * width + d] - (shift ? root_scale * shift[key_head * width + d] : 0);
+      if (problem->balance == FAVOR_BALANCE_DIAGONAL) moved = is_key ? moved / balance[d] : moved * balance[d];
+      check->moved[i * width + d] = moved;
+    }
+  }
+  if (problem->balance != FAVOR_BALANCE_FULL) return check->moved;
+  double *from = check->moved, *to = check->moved + check->most_tokens * width;
+  cblas_dgemm(CblasRowMajor, CblasNoTrans, is_key ? CblasNoTrans : CblasTrans, narrow(n), narrow(width), narrow(width),
+              1.0, from, narrow(width), is_key ? check->inverse + key_head * width * width : balance, narrow(width),
+              0.0, to, narrow(width));
+  return to;
+}
+
+/* What oprf makes of w_r.x~: sqrt(1 - 4 A) times it, and A |w_r|^2. */
+static void weigh_rows(const struct check *check, int64_t key_head, int64_t n, double *logs) {
+  const int64_t width = check->problem.key_width, m = check->n_features;
+  const double a = check->problem.estimates.oprf_a[key_head], factor = sqrt(1 - 4 * a);
+  const double *projection = projection_of(check, key_head);
+  for (int64_t r = 0; r < m; r++) {
+    const double row_norm = cblas_dnrm2(narrow(width), projection + r * width, 1);
+    for (int64_t i = 0; i < n; i++) logs[i * m + r] = logs[i * m + r] * factor + a * row_norm * row_norm;
+  }
+}
+
+/* Features of n tokens x~, queries or (where there are tops) keys: logarithms w_r.x~ - |x~|^2/2, and those of -w_r
+ * where both signs count, less the token's largest, and their exponentials. */
+static void take_features(struct check *check, int64_t key_head, const double *x, int64_t n, double *logs,
                           double *features, double *tops) {
   const int64_t width = check->problem.key_width, m = check->n_features, directions = check->problem.features;
-  multiply_transposed(n, directions, width, x, projection, logs, m);
+  x = move_tokens(check, key_head, tops != NULL, x, n);
+  multiply_transposed(n, directions, width, x, projection_of(check, key_head), logs, m);
+  if (check->problem.map == FAVOR_MAP_OPRF) weigh_rows(check, key_head, n, logs);
   for (int64_t i = 0; i < n; i++) {
     double *row = logs + i * m;
     for (int64_t r = directions; r < m; r++) row[r] = -row[r - directions];
@@ -183,6 +223,9 @@ static bool allocate(struct check *check) {
   check->q_feature = memory_zeroed(queries * m, number);
   check->tops = memory_zeroed(queries * CHECK_N_ANSWERS, number);
   check->sums = memory_zeroed(queries * CHECK_N_ANSWERS * columns, number);
+  check->most_tokens = check->n_queries > TILE ? check->n_queries : TILE;
+  check->moved = memory_zeroed(2 * (size_t)check->most_tokens * width, number);
+  check->inverse = memory_zeroed(problem->balance == FAVOR_BALANCE_FULL ? key_heads * width * width : 0, number);
   check->k = memory_zeroed(TILE * width, number);
   check->v = memory_zeroed(TILE * columns, number);
   check->k_log = memory_zeroed(TILE * m, number);
@@ -190,8 +233,8 @@ static bool allocate(struct check *check) {
   check->k_top = memory_zeroed(TILE, number);
   check->weights = memory_zeroed(CHUNK * TILE, number);
   check->answers = memory_zeroed(CHECK_N_ANSWERS * (size_t)problem->value_width, number);
-  return check->q && check->q_log && check->q_feature && check->tops && check->sums && check->k && check->v &&
-         check->k_log && check->k_feature && check->k_top && check->weights && check->answers;
+  return check->moved && check->inverse && check->q && check->q_log && check->q_feature && check->tops && check->sums &&
+         check->k && check->v && check->k_log && check->k_feature && check->k_top && check->weights && check->answers;
 }
 
 /* Its own rows and projection instead of the caller's. */
@@ -218,15 +261,28 @@ static void take_queries(struct check *check, const double *q) {
     double *own = check->q + g * check->n_queries * problem->key_width;
     for (int64_t i = 0; i < problem->n_rows; i++)
       scale_copy(q + (i * problem->key_heads + g) * group, group, sqrt(problem->scale), own + i * group);
-    take_features(check, projection_of(check, g), own, check->n_queries, check->q_log + g * check->n_queries * m,
+    take_features(check, g, own, check->n_queries, check->q_log + g * check->n_queries * m,
                   check->q_feature + g * check->n_queries * m, NULL);
   }
+}
+
+/* False without memory. A singular balance leaves no numbers, and so no answer that an output could agree with. */
+static bool invert_balances(struct check *check) {
+  const int64_t width = check->problem.key_width, count = width * width;
+  if (check->problem.balance != FAVOR_BALANCE_FULL) return true;
+  double *work = memory_zeroed((size_t)count, sizeof *work);
+  for (int64_t g = 0; g < check->problem.key_heads && work; g++) {
+    double *inverse = check->inverse + g * count;
+    if (!moments_invert(width, check->problem.estimates.balance + g * count, inverse, work)) inverse[0] = NAN;
+  }
+  free(work);
+  return work != NULL;
 }
 
 struct check *check_create(const struct check_problem *problem, const double *q) {
   struct check *check = memory_zeroed(1, sizeof *check);
   if (!check) return NULL;
-  if (!copy_problem(check, problem) || !allocate(check)) {
+  if (!copy_problem(check, problem) || !allocate(check) || !invert_balances(check)) {
     check_destroy(&check);
     return NULL;
   }
@@ -241,6 +297,8 @@ void check_destroy(struct check **check) {
   struct check *gone = *check;
   free((void *)gone->problem.rows);
   free((void *)gone->problem.projection);
+  free(gone->inverse);
+  free(gone->moved);
   free(gone->q);
   free(gone->q_log);
   free(gone->q_feature);
@@ -373,7 +431,7 @@ static void load_tile(struct check *check, int64_t key_head, int64_t n, const do
     check->v[j * (1 + value_width)] = 1.0;
     memcpy(check->v + j * (1 + value_width) + 1, v + j * value_width, (size_t)value_width * sizeof *v);
   }
-  take_features(check, projection_of(check, key_head), check->k, n, check->k_log, check->k_feature, check->k_top);
+  take_features(check, key_head, check->k, n, check->k_log, check->k_feature, check->k_top);
 }
 
 /* Both ends of A(i) grow with i, so the rows that need a tile stand together. */

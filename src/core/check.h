@@ -4,7 +4,9 @@
  * Three answers are computed for every sampled token i and query head, each a weighted mean of v_j over A(i):
  *   definition  weight_ij = sum_r exp(w_r.q~_i - |q~_i|^2/2 + w_r.k~_j - |k~_j|^2/2), FAVOR+ with the projection given
  *               (Choromanski et al., ICLR 2021, lemma 1; the factor 1/M cancels), of the hyperbolic map plus the same
- *               sum with -w_r in place of w_r
+ *               sum with -w_r in place of w_r; of oprf 2 A |w_r|^2 + sqrt(1 - 4 A) w_r.(q~_i + k~_j) in place of
+ *               w_r.q~_i + w_r.k~_j; with L q in place of q and L^-T (k - s) in place of k where they are balanced and
+ *               shifted
  *   exact       weight_ij = exp(q~_i.k~_j), softmax attention
  *   mean        weight_ij = 1, the trivial answer
  * Weights are kept relative to a running maximum of their logarithms, as in online softmax (Milakov and Gimelshein,
@@ -40,6 +42,8 @@ struct check_problem {
   double scale;
   const double *projection; /* [projections][M][D], copied; flat key head g uses number g % projections */
   int64_t projections;
+  enum favor_balance balance;
+  struct favor_estimates estimates; /* of all key heads; NULL members: none; the caller's, until check_destroy */
 };
 
 struct check;
@@ -53,7 +57,8 @@ void check_sample(int64_t n_tokens, int64_t n_rows, uint64_t seed, int64_t *toke
 struct check_row check_row_of(int64_t token, int64_t n_tokens, const int64_t *segments, int64_t n_segments,
                               bool is_causal);
 
-/* q [n_rows][key_heads * heads_per_key][D], the sampled queries. NULL where memory is short. */
+/* q [n_rows][key_heads * heads_per_key][D], the sampled queries. NULL where memory is short, or a balance is singular.
+ */
 struct check *check_create(const struct check_problem *problem, const double *q);
 void check_destroy(struct check **check);
 
