@@ -14,8 +14,8 @@
  *   favor_context_destroy(&context);
  *
  * Symbols: B batch, H query heads, G key heads, N tokens, D key width, E value width, M directions w_r, the rows of the
- * projection, R features, the rows of a state: M, or 2 M with FAVOR_MAP_HYPERBOLIC. Query head h reads key head
- * floor(h G / H). Heads are counted flat over the batch: query head b H + h, key head b G + g.
+ * projection, R features, the rows of a state: M, or 2 M with FAVOR_MAP_HYPERBOLIC and FAVOR_MAP_TRIGONOMETRIC. Query
+ * head h reads key head floor(h G / H). Heads are counted flat over the batch: query head b H + h, key head b G + g.
  * Token ranges are half-open and global; sizes and indices are int64_t.
  *
  * The computed function (Choromanski et al., "Rethinking Attention with Performers", ICLR 2021, lemma 1):
@@ -23,9 +23,13 @@
  *   x~ = sqrt(scale) x,  u_r = w_r . x~,  g = |x~|^2 / 2
  *   phi(x) = M^-1/2 exp(u - g)                          FAVOR_MAP_POSITIVE
  *   phi(x) = (2M)^-1/2 [exp(u - g), exp(-u - g)]        FAVOR_MAP_HYPERBOLIC
+ *   phi(x) = M^-1/2 exp(g) [cos u, sin u]               FAVOR_MAP_TRIGONOMETRIC
+ *   phi(x) = M^-1/2 Dc exp(A |w|^2 + Bc u - g)          FAVOR_MAP_OPRF, see enum favor_map
+ *   phi(x) = f(u) + eps                                 all other maps, the paper's generalised attention
  *   out_i = sum_j (phi(q_i) . phi(k_j)) v_j / sum_j (phi(q_i) . phi(k_j))
  *
- * with j over the tokens of i's segment (causal: those with j <= i).
+ * with j over the tokens of i's segment (causal: those with j <= i). With a key shift s and a balance L, which leave
+ * softmax attention as it is, q and k are replaced by L q and L^-T (k - s) first; see enum favor_key_shift.
  *
  * Errors: every function that can fail returns enum favor_status. A collective function returns the same status on
  * every rank, and favor_context_message() then gives the same text on every rank. A local function that fails leaves
@@ -92,16 +96,77 @@ FAVOR_API int favor_context_size(const struct favor_context *context);
 
 /* ---- problem ---------------------------------------------------------------------------------------------------- */
 
-enum favor_map { FAVOR_MAP_POSITIVE = 0, FAVOR_MAP_HYPERBOLIC };
-/* Hadamard: blocks of three rounds of random signs and Walsh-Hadamard transforms, of the width padded to a power of two
- * (Yu et al. 2016); nearly orthogonal rows' error at a small bias, and less work in the fused kernels. */
-enum favor_projection { FAVOR_PROJECTION_ORTHOGONAL = 0, FAVOR_PROJECTION_GAUSSIAN, FAVOR_PROJECTION_HADAMARD };
+/* What is computed. Mean: the mean of v over A(i), the tokens that i attends to; copy: v_i, no attention at all, which
+ * bounds from below what any method takes (the "OPT" line of Choromanski et al. 2021, figure 3). Both leave q and k out
+ * of account (mean still wants them finite), and all that is said of features and projections below. */
+enum favor_method { FAVOR_METHOD_FAVOR = 0, FAVOR_METHOD_MEAN, FAVOR_METHOD_COPY };
+/* Oprf: FAVOR++ of Likhosherstov et al., "Chefs' random tables", NeurIPS 2022, with one A <= 0 a key head, Bc =
+ * sqrt(1 - 4 A) and Dc = (1 - 4 A)^(D/4), which cancels in every output. The A of the least mean variance is that of
+ *   f = mean |q~|^2 + mean |k~|^2 + 2 mean(q~).mean(k~),  A = [D - 2 f - sqrt((2 f + D)^2 + 8 D f)] / (16 D)
+ * It weighs rows by their lengths, so these must vary as chi(D) does: rows of one length would estimate exp(Bc^2 q~.k~)
+ * times powers of the norms, another kernel. Hence row_norm must be chi. */
+/* The first four estimate softmax attention and need random rows. The others are kernels of their own, with and without
+ * a projection; "signed" ones have normalisers that may be negative or vanish (see is_negative_allowed). */
+enum favor_map {
+  FAVOR_MAP_POSITIVE = 0,  /* FAVOR+ (Choromanski et al. 2021, lemma 1) */
+  FAVOR_MAP_HYPERBOLIC,    /* both signs of each direction (same, "hyp+") */
+  FAVOR_MAP_TRIGONOMETRIC, /* signed; random Fourier features (Rahimi and Recht 2007; in Choromanski et al. 2021 the
+                              baseline that fails where the kernel is near 0) */
+  FAVOR_MAP_OPRF,          /* FAVOR++ (Likhosherstov et al. 2022), see below */
+  FAVOR_MAP_RELU,          /* max(u, 0) */
+  FAVOR_MAP_ELU,           /* elu(u) + 1: exp(u) up to 0, u + 1 above (Katharopoulos et al. 2020) */
+  FAVOR_MAP_EXP,           /* exp(u) */
+  FAVOR_MAP_GELU,          /* signed; u Phi(u), Phi the normal distribution (Hendrycks and Gimpel 2016), by erf */
+  FAVOR_MAP_SIGMOID,       /* 1 / (1 + exp(-u)) */
+  FAVOR_MAP_TANH,          /* signed; tanh(u) */
+  FAVOR_MAP_ABS,           /* |u| */
+  FAVOR_MAP_SQUARE,        /* u^2, of both signs of u (Likhosherstov et al. 2021, SLiM; google-research's fast_attention
+                              has u^2 for u > 0 alone, which is not this map) */
+  FAVOR_MAP_COS,           /* signed; cos(u) */
+  FAVOR_MAP_IDENTITY       /* signed; u */
+};
+/* How W is made.
+ *   orthogonal  rows of Haar-distributed orthogonal D x D blocks (Choromanski et al. 2021, section 2.4)
+ *   gaussian    iid normal
+ *   hadamard    blocks of three rounds of random signs and Walsh-Hadamard transforms, of the width padded to a power of
+ *               two (Yu et al. 2016); nearly orthogonal rows' error at a small bias, and less work in the fused kernels
+ *   simplex     blocks of D directions with pairwise cosine -1 / (D - 1), turned by a Haar-distributed rotation (Reid
+ *               et al., "Simplex random features", 2023)
+ *   none        W is the identity: u = x~ and M = D (which `features` must be); for the generalised maps */
+enum favor_projection {
+  FAVOR_PROJECTION_ORTHOGONAL = 0,
+  FAVOR_PROJECTION_GAUSSIAN,
+  FAVOR_PROJECTION_HADAMARD,
+  FAVOR_PROJECTION_SIMPLEX,
+  FAVOR_PROJECTION_NONE
+};
 enum favor_row_norm { FAVOR_ROW_NORM_SQRT = 0, FAVOR_ROW_NORM_CHI };
 /* Of arrays and of products. BF16: arrays are float; the numbers that enter a product are rounded to bfloat16 (the
  * projection once, which is then the one in use), sums are float, and states are exact as ever. For machines that have
  * instructions for it; relative error some 2.3e-3 where D = 64 and q and k have a spread of 1/2. */
 enum favor_precision { FAVOR_PRECISION_F32 = 0, FAVOR_PRECISION_F64, FAVOR_PRECISION_BF16 };
 enum favor_scan { FAVOR_SCAN_AUTO = 0, FAVOR_SCAN_EXSCAN, FAVOR_SCAN_DOUBLING, FAVOR_SCAN_CHAIN };
+
+/* What lowers the error and leaves softmax attention as it is: the variance of a weight's estimate grows as the
+ * exponential of |q~ + k~|^2, which both make smaller. They are estimated for each key head, over its tokens of all
+ * segments and all query heads that read it, unless problem.estimates gives them.
+ *
+ * Key shift: k - s, as q.s is the same for all keys of a query. Mean: s = mean(k) + L^T L mean(q), the shift of least
+ * mean |L q + L^-T (k - s)|^2 (L = 1 without a balance): queries and keys then lie around opposite points. */
+enum favor_key_shift { FAVOR_KEY_SHIFT_NONE = 0, FAVOR_KEY_SHIFT_MEAN };
+/* Balance: L q and L^-T k, whose products are those of q and k, with the L of least mean |L q|^2 + |L^-T k|^2.
+ * Diagonal: L_dd = (Mk_dd / Mq_dd)^(1/4), the psi of SADERF (Likhosherstov et al., "FAVOR#", 2023). Full: the upper
+ * triangular L with L^T L = Mq^-1 # Mk, the geometric mean of matrices, for which L Mq L^T = L^-T Mk L^-1. Mq and Mk
+ * are the D x D second moments of queries and keys, about their means with FAVOR_KEY_SHIFT_MEAN. Directions with next
+ * to no variance count as if they had 2^-16 of the mean one; where queries or keys are all alike, L = 1. */
+enum favor_balance { FAVOR_BALANCE_NONE = 0, FAVOR_BALANCE_DIAGONAL, FAVOR_BALANCE_FULL };
+
+/* Numbers for each key head, in double. NULL members: not given, or not in use. */
+struct favor_estimates {
+  const double *key_shift; /* [key heads][D]: s */
+  const double *balance;   /* [key heads][D], the diagonal of L, or [key heads][D][D], L */
+  const double *oprf_a;    /* [key heads]: A */
+};
 
 struct favor_problem {
   int64_t batch;       /* B >= 1 */
@@ -115,13 +180,24 @@ struct favor_problem {
   int64_t n_segments;
   bool is_causal;
 
+  enum favor_method method;
   enum favor_map map;
+  double eps; /* added to every feature: 0, or from 1e-30 to 1e30; negative: the map's own, 1e-3 for the generalised
+                 maps and 0 for the others, which take no other yet */
+  /* Accepts maps whose normaliser can vanish: the signed ones, and with eps 0 also relu, abs and square. The output of
+   * a token whose normaliser is 0 is then 0, and one that passes the largest number is that number. */
+  bool is_negative_allowed;
   int64_t features; /* M >= 1 */
   enum favor_projection projection;
   enum favor_row_norm row_norm; /* of every row; iid Gaussian rows are those of chi, sqrt gives them one length */
   bool has_projection_per_head; /* one projection for each key head (shared over the batch) */
   uint64_t seed, layer, redraw; /* the projection is a function of these and of the key head */
   double scale;                 /* of the logits; 0: D^-1/2; else from 1e-30 to 1e30 */
+  enum favor_key_shift key_shift;
+  enum favor_balance balance;
+  /* What is not to be estimated, of all B G key heads; copied; NULL: nothing. Members that map, key_shift and balance
+   * do not ask for are not read. */
+  const struct favor_estimates *estimates;
   /* A projection to use instead of a drawn one: [M][D], or [G][M][D] with has_projection_per_head. Read on rank 0
    * only, copied (and rounded to float in f32, to bfloat16 in bf16); NULL: draw. */
   const double *projection_data;
@@ -177,7 +253,8 @@ struct favor_output {
 
 /* Collective. Attention of the whole problem: q [heads][tokens][D], k [kv_heads][tokens][D], v [kv_heads][tokens][E],
  * out [heads][tokens][E], each this rank's shard. The caller owns all four; out must not overlap the others.
- * Allocates nothing. Errors: FAVOR_EDATA (NaN, Inf, or |x~|^2/2 above 2^22; tensor, head and token named), FAVOR_EMPI.
+ * Allocates nothing. Errors: FAVOR_EDATA (NaN, Inf, or |x~|^2/2 above 2^22, of what features are made of: shifted,
+ * balanced, times Bc; tensor, head and token named), FAVOR_EMPI.
  * After an error out is unspecified and the plan can be executed again. */
 FAVOR_API enum favor_status favor_plan_execute(struct favor_plan *plan, const struct favor_input *q,
                                                const struct favor_input *k, const struct favor_input *v,
@@ -198,7 +275,9 @@ enum favor_verb {
   FAVOR_ABSORB,        /* take keys and values into the state */
   FAVOR_COMBINE_BEGIN, /* let the ranks' states meet: no arrays */
   FAVOR_COMBINE_END,
-  FAVOR_EMIT /* turn queries (and, where needed, keys and values) into outputs */
+  FAVOR_EMIT,    /* turn queries (and, where needed, keys and values) into outputs */
+  FAVOR_MEASURE, /* take queries and keys into the moments that estimates come from; before all other steps */
+  FAVOR_ESTIMATE /* let the ranks' moments meet, and estimate: no arrays */
 };
 enum { FAVOR_NEEDS_Q = 1, FAVOR_NEEDS_K = 2, FAVOR_NEEDS_V = 4, FAVOR_NEEDS_OUT = 8 };
 
@@ -215,9 +294,9 @@ FAVOR_API void favor_plan_step(const struct favor_plan *plan, int64_t index, str
 /* Local: forgets every state, so that a run can start. */
 FAVOR_API void favor_plan_begin(struct favor_plan *plan);
 
-/* Runs one step; steps go in order. Collective for the COMBINE verbs, else local. Arrays start at the step's first
- * token; those that the step does not need may be NULL. After a local error the remaining steps compute nothing, yet
- * must be run, so that every rank meets in the collective ones. Errors: as favor_plan_execute. */
+/* Runs one step; steps go in order. Collective for the COMBINE verbs and ESTIMATE, else local. Arrays start at the
+ * step's first token; those that the step does not need may be NULL. After a local error the remaining steps compute
+ * nothing, yet must be run, so that every rank meets in the collective ones. Errors: as favor_plan_execute. */
 FAVOR_API enum favor_status favor_plan_run_step(struct favor_plan *plan, int64_t index, const struct favor_input *q,
                                                 const struct favor_input *k, const struct favor_input *v,
                                                 const struct favor_output *out);
@@ -238,9 +317,10 @@ struct favor_plan_info {
                           own variables say */
   int64_t tile_tokens, run_tokens; /* a run is what is added to a state at once: shards and steps are whole runs */
   int64_t block_tokens;
-  int64_t state_rows;  /* R: features of a key head's state */
-  size_t state_bytes;  /* one state of every key head of the problem */
-  size_t memory_bytes; /* what the plan allocated on this rank */
+  int64_t state_rows;      /* R: features of a key head's state */
+  size_t state_bytes;      /* one state of every key head of the problem */
+  size_t memory_bytes;     /* what the plan allocated on this rank */
+  bool is_strictly_causal; /* no output depends on a later token: causal, and nothing is estimated from the data */
   double flops; /* 4 (M D + R E) a token and query head over the whole problem; causal: without intra-tile products */
 };
 /* Local. */
@@ -250,15 +330,20 @@ FAVOR_API void favor_plan_info(const struct favor_plan *plan, struct favor_plan_
 FAVOR_API void favor_plan_describe(const struct favor_plan *plan, char *text, size_t size);
 
 /* Local: the projection in use, double under FAVOR_PRECISION_F64 and float otherwise: [M][D], or [G][M][D]. Owned by
- * the plan. */
+ * the plan. NULL where the method has none. */
 FAVOR_API const void *favor_plan_projection(const struct favor_plan *plan);
 
+/* Local: the estimates in use, of this rank's key heads [kv_head_begin, kv_head_end) of the shard; owned by the plan,
+ * and another run may change them. Given back as problem.estimates they give the same outputs, to the bit. Errors:
+ * FAVOR_EUSAGE (they come from the data, and no run got so far). */
+FAVOR_API enum favor_status favor_plan_estimates(const struct favor_plan *plan, struct favor_estimates *estimates);
+
 struct favor_plan_times {
-  double features_state_s; /* absorbing keys and values */
-  double reduce_s;         /* blocked in combine */
+  double features_state_s; /* measuring; absorbing keys and values */
+  double reduce_s;         /* blocked in combine and in estimate */
   double output_s;         /* emitting */
-  double accumulate_s;     /* of absorbing and emitting, by all threads: runs into the reproducible state, and reading it */
-  int64_t bytes_sent;      /* state bytes that this rank sent */
+  double accumulate_s; /* of absorbing and emitting, by all threads: runs into the reproducible state, and reading it */
+  int64_t bytes_sent;  /* state bytes that this rank sent */
 };
 /* Local: of the run since favor_plan_begin. */
 FAVOR_API void favor_plan_times(const struct favor_plan *plan, struct favor_plan_times *times);
@@ -276,7 +361,8 @@ FAVOR_API enum favor_status favor_plan_export_state(const struct favor_plan *pla
                                                     int64_t kv_head, void *bytes);
 
 /* Local: an exported state as numbers: S_re = s[r][e] 2^exponent[r], z_r = z[r] 2^exponent[r]. A row of no key has
- * exponent INT32_MIN and zeros. exponent [R], s [R][E], z [R]; owned by the caller. */
+ * exponent INT32_MIN and zeros, one to which all keys gave a feature of 0 has exponent -2^29 and zeros. exponent [R], s
+ * [R][E], z [R]; owned by the caller. */
 FAVOR_API void favor_state_decode(const void *bytes, int32_t *exponent, double *s, double *z);
 
 /* ---- decoding: causal attention one token at a time ---------------------------------------------------------------
@@ -285,8 +371,9 @@ FAVOR_API void favor_state_decode(const void *bytes, int32_t *exponent, double *
  * not depend on how many came before. It starts from no key or from exported states, and can be saved as such. */
 struct favor_decoder;
 
-/* Local. A decoder for the heads, widths, projection and precision of arrays of a causal plan, which must outlive it.
- * Errors: FAVOR_EUSAGE (the plan is not causal), FAVOR_ENOMEM. On failure *decoder is NULL. */
+/* Local. A decoder for the heads, widths, projection, estimates and precision of arrays of a causal plan, which must
+ * outlive it and, where it estimates from data, must not run meanwhile. Errors: FAVOR_EUSAGE (the plan is not causal,
+ * or no run has estimated yet), FAVOR_ENOMEM. On failure *decoder is NULL. */
 FAVOR_API enum favor_status favor_decoder_create(const struct favor_plan *plan, struct favor_decoder **decoder);
 /* Local. Accepts NULL, sets it to NULL. */
 FAVOR_API void favor_decoder_destroy(struct favor_decoder **decoder);

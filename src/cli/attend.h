@@ -3,6 +3,7 @@
 #define FAVOR_CLI_ATTEND_H
 
 #include "cli/command.h"
+#include "cli/estimates.h"
 #include "cli/inputs.h"
 
 /* Wall time by phase; the library times its own share. */
@@ -22,6 +23,8 @@ struct attend {
   struct inputs inputs;
   struct favor_problem problem;
   double *projection_data; /* of --projection-file */
+  struct estimates_file estimates_file;
+  struct favor_estimates estimates; /* of --estimates-file */
   struct favor_plan *plan;
   struct favor_plan_info info;
   struct favor_shard shard;

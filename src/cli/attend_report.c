@@ -3,6 +3,7 @@
 #include "cli/attend.h"
 #include "cli/report.h"
 #include "dist/agree.h"
+#include "feature/map.h"
 
 static const char *const phase_names[ATTEND_N_PHASES] = {
     [ATTEND_READ] = "read",     [ATTEND_FEATURES_STATE] = "features_state",
@@ -53,11 +54,12 @@ static json_t *pack(const struct attend *attend, const struct summary *summary) 
   const struct favor_plan_info *info = &attend->info;
   json_t *object = report_object(attend->command);
   json_t *more =
-      json_pack("{s:i, s:s, s:s, s:s, s:s, s:o, s:o, s:f, s:f, s:I, s:I, s:I, s:n}", "threads", info->threads,
+      json_pack("{s:i, s:s, s:s, s:s, s:s, s:o, s:o, s:f, s:f, s:I, s:I, s:I, s:b, s:n}", "threads", info->threads,
                 "binding", info->binding, "kernel", info->kernel, "grid", summary->grid, "scan", info->scan, "shape",
                 pack_shape(&attend->problem), "seconds", pack_seconds(summary), "tokens_per_s", summary->tokens_per_s,
                 "gflops", summary->gflops, "peak_memory_bytes", (json_int_t)summary->peak_bytes, "bytes_sent",
-                (json_int_t)summary->bytes_sent, "state_bytes", (json_int_t)info->state_bytes, "certificate");
+                (json_int_t)summary->bytes_sent, "state_bytes", (json_int_t)info->state_bytes, "strictly_causal",
+                (int)info->is_strictly_causal, "certificate");
   bool is_complete = object && more && json_object_update(object, more) == 0;
   json_decref(more);
   if (is_complete) return object;
@@ -75,9 +77,20 @@ static void print_table(const struct attend *attend, const struct summary *summa
          (long long)problem->batch, (long long)problem->heads, (long long)problem->kv_heads, (long long)problem->tokens,
          (long long)problem->key_width, (long long)problem->value_width,
          (long long)(problem->segments ? problem->n_segments : 1));
-  printf("  method   FAVOR+, %s, %lld features, %s, %s\n", options_text(options, OPTION_MAP),
-         (long long)problem->features, problem->is_causal ? "causal" : "bidirectional",
-         options_text(options, OPTION_PRECISION));
+  if (problem->method == FAVOR_METHOD_FAVOR) {
+    printf("  method   %s, %s, %lld features, ", map_at(problem->map)->is_generalised ? "generalised" : "FAVOR+",
+           options_text(options, OPTION_MAP), (long long)problem->features);
+  } else {
+    printf("  method   %s, ", options_text(options, OPTION_METHOD));
+  }
+  printf("%s, %s\n", problem->is_causal ? "causal" : "bidirectional", options_text(options, OPTION_PRECISION));
+  if (estimates_are_used(problem)) {
+    printf("  with     key shift %s, balance %s, %s%s\n", options_text(options, OPTION_KEY_SHIFT),
+           options_text(options, OPTION_BALANCE), problem->estimates ? "as given" : "estimated from the data",
+           !problem->is_causal        ? ""
+           : info->is_strictly_causal ? "; strictly causal"
+                                      : "; not strictly causal");
+  }
   printf("  run      %d ranks as %s, %d threads, kernel %s, scan %s\n", favor_context_size(attend->context),
          summary->grid, info->threads, info->kernel, info->scan);
   printf("  seconds ");

@@ -74,7 +74,8 @@ void bench_data_release(struct bench_data *data);
 
 /* The relative error of out against core/check.h, where the work's first `tokens` were computed and some are sampled.
  * projection: real [M][D]. Infinite where out is NaN; negative where memory is short. */
-double bench_check(const struct bench_data *data, int64_t tokens, const void *projection);
+double bench_check(const struct bench_data *data, int64_t tokens, const void *projection,
+                   const struct favor_estimates *estimates);
 
 /* Checks, then times every kernel on the work: appends to bench->runs. Errors are recorded with the command's context:
  * FAVOR_EVERIFY (a wrong answer is not timed), FAVOR_ENOMEM, and those of a plan. */

@@ -6,6 +6,7 @@
 #include "base/random.h"
 #include "cli/bench.h"
 #include "core/check.h"
+#include "feature/map.h"
 
 enum { N_ROWS = 32, BLOCK_TOKENS = 2048 };
 
@@ -85,7 +86,8 @@ static bool allocate(const struct bench_work *work, struct sample *sample) {
   return sample->q && sample->out && sample->projection && sample->k && sample->v;
 }
 
-static bool take(const struct bench_data *data, int64_t tokens, const void *projection, struct sample *sample) {
+static bool take(const struct bench_data *data, int64_t tokens, const void *projection,
+                 const struct favor_estimates *estimates, struct sample *sample) {
   const struct bench_work *work = &data->work;
   const int64_t d = work->key_width, e = work->value_width;
   int64_t places[N_ROWS];
@@ -108,10 +110,12 @@ static bool take(const struct bench_data *data, int64_t tokens, const void *proj
                                         .key_width = d,
                                         .value_width = e,
                                         .map = work->map,
+                                        .eps = map_eps(work->map, -1),
                                         .features = work->features,
                                         .scale = 1 / sqrt((double)d),
                                         .projection = sample->projection,
-                                        .projections = 1};
+                                        .projections = 1,
+                                        .estimates = *estimates};
   sample->check = check_create(&problem, sample->q);
   return sample->check != NULL;
 }
@@ -129,11 +133,12 @@ static void absorb(const struct bench_data *data, int64_t tokens, struct sample 
   }
 }
 
-double bench_check(const struct bench_data *data, int64_t tokens, const void *projection) {
+double bench_check(const struct bench_data *data, int64_t tokens, const void *projection,
+                   const struct favor_estimates *estimates) {
   static const struct check_type types[] = {
       [FAVOR_PRECISION_F32] = {24, -126}, [FAVOR_PRECISION_F64] = {53, -1022}, [FAVOR_PRECISION_BF16] = {24, -126}};
   struct sample sample = {0};
-  if (!take(data, tokens, projection, &sample)) {
+  if (!take(data, tokens, projection, estimates, &sample)) {
     release(&sample);
     return -1;
   }

@@ -54,6 +54,8 @@ static enum favor_status make_plan(const struct bench *bench, struct station *st
   problem.features = work->features;
   problem.is_causal = work->is_causal;
   problem.map = work->map;
+  problem.is_negative_allowed = true;
+  if (work->map == FAVOR_MAP_OPRF) problem.row_norm = FAVOR_ROW_NORM_CHI; /* it has no other */
   problem.projection = work->projection;
   problem.seed = (uint64_t)options_integer(options, OPTION_SEED);
   problem.precision = station->run.kernel->precision;
@@ -77,7 +79,10 @@ static double most_error(const struct bench_run *run) {
 
 static enum favor_status check(const struct bench *bench, const struct bench_data *data, struct station *station) {
   struct bench_run *run = &station->run;
-  run->relative_error = bench_check(data, run->work.tokens, favor_plan_projection(station->plan));
+  struct favor_estimates estimates;
+  enum favor_status status = favor_plan_estimates(station->plan, &estimates);
+  if (status != FAVOR_OK) return pass_on(bench, status);
+  run->relative_error = bench_check(data, run->work.tokens, favor_plan_projection(station->plan), &estimates);
   if (run->relative_error < 0) return fail_memory(bench);
   if (run->relative_error <= most_error(run)) return FAVOR_OK;
   return dist_fail(bench->command->context, FAVOR_EVERIFY,

@@ -10,6 +10,7 @@
 #include "cli/option_table.h"
 #include "cli/report.h"
 #include "dist/agree.h"
+#include "feature/map.h"
 
 static enum favor_status open_inputs(struct attend *attend) {
   const struct options *options = attend->command->options;
@@ -40,6 +41,7 @@ static void check_output_path(struct attend *attend) {
 static void problem_from_options(const struct options *options, struct favor_problem *problem) {
   *problem = favor_problem_default();
   problem->is_causal = options_flag(options, OPTION_CAUSAL);
+  problem->method = (enum favor_method)options_integer(options, OPTION_METHOD);
   problem->map = (enum favor_map)options_integer(options, OPTION_MAP);
   problem->features = options_integer(options, OPTION_FEATURES);
   problem->projection = (enum favor_projection)options_integer(options, OPTION_PROJECTION);
@@ -49,6 +51,14 @@ static void problem_from_options(const struct options *options, struct favor_pro
   problem->layer = (uint64_t)options_integer(options, OPTION_LAYER);
   problem->redraw = (uint64_t)options_integer(options, OPTION_REDRAW);
   problem->scale = options_number(options, OPTION_SCALE);
+  bool is_eps_automatic = strcmp(options_text(options, OPTION_EPS), "auto") == 0;
+  problem->eps = is_eps_automatic ? -1 : options_number(options, OPTION_EPS);
+  problem->is_negative_allowed = options_flag(options, OPTION_ALLOW_NEGATIVE);
+  problem->key_shift = (enum favor_key_shift)options_integer(options, OPTION_KEY_SHIFT);
+  problem->balance = (enum favor_balance)options_integer(options, OPTION_BALANCE);
+  if (problem->map == FAVOR_MAP_OPRF && !option_is_active(options, OPTION_ROW_NORM)) {
+    problem->row_norm = FAVOR_ROW_NORM_CHI; /* it has no other */
+  }
   problem->precision = (enum favor_precision)options_integer(options, OPTION_PRECISION);
   problem->kernel = options_text(options, OPTION_KERNEL);
   problem->threads = (int)options_integer(options, OPTION_THREADS);
@@ -102,11 +112,45 @@ static enum favor_status read_projection(struct attend *attend) {
   return dist_agree(attend->context, DIST_SITE_COMMAND, 0, "");
 }
 
+/* Collective: --estimates-file. */
+static enum favor_status read_estimates(struct attend *attend) {
+  const char *path = options_text(attend->command->options, OPTION_ESTIMATES_FILE);
+  if (path[0] == '\0') return FAVOR_OK;
+  if (!estimates_are_used(&attend->problem)) {
+    dist_fail(attend->context, FAVOR_EUSAGE,
+              "--estimates-file has nothing to give; add --key-shift, --balance or --map oprf");
+    return dist_agree(attend->context, DIST_SITE_COMMAND, 0, "");
+  }
+  enum favor_status status = estimates_read(attend->context, path, &attend->problem, &attend->estimates_file);
+  if (status != FAVOR_OK) return status;
+  attend->estimates = estimates_of(&attend->estimates_file);
+  attend->problem.estimates = &attend->estimates;
+  return FAVOR_OK;
+}
+
+/* The first rank of each row of the grid writes what its row has in use. */
+static void write_estimates(struct attend *attend) {
+  struct favor_estimates estimates;
+  if (favor_context_rank(attend->context) % attend->info.grid_tokens != 0) return;
+  if (favor_plan_estimates(attend->plan, &estimates) != FAVOR_OK) return;
+  estimates_write(attend->output, 1, &attend->problem, &attend->shard, &estimates);
+}
+
+static void warn_of_causality(const struct attend *attend) {
+  if (!attend->problem.is_causal || attend->info.is_strictly_causal) return;
+  if (!command_is_speaker(attend->command) || options_flag(attend->command->options, OPTION_QUIET)) return;
+  fputs(
+      "favor: warning: estimates from the data let outputs depend on later tokens; for strict causality give those of "
+      "other data with --estimates-file\n",
+      stderr);
+}
+
 static enum favor_status make_plan(struct attend *attend) {
   enum favor_status status = favor_plan_create(attend->context, &attend->problem, &attend->plan);
   if (status != FAVOR_OK) return status;
   favor_plan_info(attend->plan, &attend->info);
   favor_plan_shard(attend->plan, &attend->shard);
+  warn_of_causality(attend);
   if (options_flag(attend->command->options, OPTION_VERBOSE) && command_is_speaker(attend->command)) {
     char text[1024];
     favor_plan_describe(attend->plan, text, sizeof text);
@@ -149,10 +193,15 @@ static int make_attributes(const struct attend *attend, struct favor_attribute *
   options->values[OPTION_PROJECTION_PER_HEAD].integers[0] = attend->problem.has_projection_per_head;
   options->values[OPTION_SCALE].number =
       attend->problem.scale > 0 ? attend->problem.scale : 1 / sqrt((double)attend->problem.key_width);
+  options->values[OPTION_EPS].number = map_eps(attend->problem.map, attend->problem.eps);
+  snprintf(options->values[OPTION_ROW_NORM].text, OPTION_TEXT_BYTES, "%s",
+           option_at(OPTION_ROW_NORM)->choices[attend->problem.row_norm]);
   snprintf(options->values[OPTION_KERNEL].text, OPTION_TEXT_BYTES, "%s", attend->info.kernel);
   snprintf(options->values[OPTION_OUT_TYPE].text, OPTION_TEXT_BYTES, "%s", favor_type_name(attend->out_type));
   options_attributes(options, attributes, &n);
   command_attributes(attend->command, given->operands[0], attributes, &n);
+  attributes[n] = (struct favor_attribute){.kind = FAVOR_ATTRIBUTE_INTEGER, .integer = attend->info.is_strictly_causal};
+  snprintf(attributes[n++].name, sizeof attributes->name, "strictly-causal");
   free(options);
   return n;
 }
@@ -160,10 +209,10 @@ static int make_attributes(const struct attend *attend, struct favor_attribute *
 static enum favor_status create_output(struct attend *attend) {
   const struct options *options = attend->command->options;
   const struct favor_problem *problem = &attend->problem;
-  struct favor_output_tensor out = {.name = "out", .shape = attend->inputs.q_shape};
-  out.shape.width = problem->value_width;
-  out.shape.type = attend->out_type;
-  out.shape.is_contiguous = true;
+  struct favor_output_tensor tensors[1 + ESTIMATES_MOST] = {{.name = "out", .shape = attend->inputs.q_shape}};
+  tensors[0].shape.width = problem->value_width;
+  tensors[0].shape.type = attend->out_type;
+  tensors[0].shape.is_contiguous = true;
   bool has_heads = problem->has_projection_per_head;
   struct favor_output_small projection = {
       .name = "projection",
@@ -177,10 +226,10 @@ static enum favor_status create_output(struct attend *attend) {
   struct favor_output_spec spec = {
       .path = options_text(options, OPTION_OUTPUT),
       .is_overwrite = options_flag(options, OPTION_OVERWRITE),
-      .tensors = &out,
-      .n_tensors = 1,
+      .tensors = tensors,
+      .n_tensors = 1 + estimates_tensors(problem, tensors + 1),
       .small = &projection,
-      .n_small = 1,
+      .n_small = projection.data != NULL,
       .attributes = attributes,
       .n_attributes = make_attributes(attend, attributes),
   };
@@ -198,9 +247,14 @@ static enum favor_status prepare(struct attend *attend) {
   if (status != FAVOR_OK) return status;
   problem_from_options(options, &attend->problem);
   inputs_describe(&attend->inputs, &attend->problem);
+  bool are_features_fixed = attend->problem.projection == FAVOR_PROJECTION_NONE;
+  if (are_features_fixed && !option_is_active(options, OPTION_FEATURES)) {
+    attend->problem.features = attend->problem.key_width;
+  }
   int64_t out_type = options_integer(options, OPTION_OUT_TYPE); /* 0 is auto */
   attend->out_type = out_type == 0 ? attend->inputs.q_shape.type : (enum favor_type)(out_type - 1);
   status = read_projection(attend);
+  if (status == FAVOR_OK) status = read_estimates(attend);
   if (status == FAVOR_OK) status = make_plan(attend);
   if (status == FAVOR_OK) status = make_blocks(attend);
   if (status == FAVOR_OK) status = create_output(attend);
@@ -212,6 +266,7 @@ static void release(struct attend *attend) {
   favor_plan_destroy(&attend->plan);
   inputs_close(&attend->inputs);
   free(attend->projection_data);
+  estimates_release(&attend->estimates_file);
   free(attend->q);
   free(attend->k);
   free(attend->v);
@@ -225,6 +280,7 @@ enum favor_status cmd_attend(struct command *command) {
   if (status == FAVOR_OK) status = attend_stream(&attend);
   if (status == FAVOR_OK) {
     double finish = clock_now_s();
+    write_estimates(&attend);
     status = favor_output_finish(&attend.output);
     attend.seconds[ATTEND_WRITE] += clock_now_s() - finish;
     attend.seconds[ATTEND_TOTAL] = clock_now_s() - start;

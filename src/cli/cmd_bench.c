@@ -7,6 +7,7 @@
 #include "cli/bench.h"
 #include "cli/option_table.h"
 #include "dist/agree.h"
+#include "feature/map.h"
 
 /* A default run starts no further work after this time, so that it ends within 45 s on slow machines too. */
 static const double seconds_to_start_in = 30;
@@ -67,6 +68,8 @@ static bool choose_kernel(struct bench *bench, const struct kernel *kernel, enum
   const bool is_named = strcmp(asked, "auto") == 0 || strcmp(asked, kernel->name) == 0;
   const bool is_beside = bench->precision == FAVOR_PRECISION_F32 && precision == FAVOR_PRECISION_BF16;
   const bool is_listed = is_named && (precision == bench->precision || is_beside);
+  const enum favor_map map = (enum favor_map)options_integer(bench->command->options, OPTION_MAP);
+  if (map_at(map)->rows && !kernel->has_maps) return false;
   if (!kernel->is_supported() || !kernel->real[precision].absorb || !(is_listed || is_base)) return false;
   FAVOR_ASSERT(bench->n_kernels < BENCH_MAX_KERNELS);
   struct bench_kernel *chosen = &bench->kernels[bench->n_kernels++];
@@ -85,9 +88,9 @@ static void choose_kernels(struct bench *bench) {
   }
   if (is_any_listed) return;
   dist_fail(bench->command->context, FAVOR_EUSAGE,
-            "kernel %s cannot run here in %s; `favor version` lists what this machine can run",
+            "kernel %s cannot run here in %s with map %s; `favor version` lists what this machine can run",
             options_text(bench->command->options, OPTION_KERNEL),
-            options_text(bench->command->options, OPTION_PRECISION));
+            options_text(bench->command->options, OPTION_PRECISION), options_text(bench->command->options, OPTION_MAP));
 }
 
 /* The one that options describe, or the list. */
@@ -128,6 +131,9 @@ static void choose_works(struct bench *bench) {
     for (int i = 0; i < bench->n_kernels; i++) bench->kernels[i].most_tokens = work->tokens;
   }
   work->value_width = value_width ? value_width : work->key_width;
+  if (projection == FAVOR_PROJECTION_NONE && !option_is_active(options, OPTION_FEATURES)) {
+    work->features = work->key_width;
+  }
 }
 
 static void conclude_peaks(struct bench *bench) {

@@ -9,6 +9,7 @@
 #include "cli/progress.h"
 #include "cli/verify.h"
 #include "dist/agree.h"
+#include "feature/map.h"
 #include "kernel/kernel.h"
 
 enum { BLOCK_TOKENS_LEAST = 64, BLOCK_TOKENS_MOST = 16384, BLOCK_BYTES = 64 << 20 };
@@ -41,20 +42,43 @@ static void require_text(struct verify *verify, const char *name, const char *te
             attribute(verify, name, FAVOR_ATTRIBUTE_TEXT)->text, text);
 }
 
-static void take_map(struct verify *verify) {
-  const char *name = attribute(verify, "map", FAVOR_ATTRIBUTE_TEXT)->text;
-  const char *const *maps = option_at(OPTION_MAP)->choices;
-  int map = 0;
-  while (maps[map] && strcmp(maps[map], name) != 0) map++;
-  verify->map = (enum favor_map)map;
-  if (maps[map] || dist_has_failed(verify->context)) return;
-  dist_fail(verify->context, FAVOR_EDATA, "%s was made with map '%.64s', which this version does not know",
-            verify->out_path, name);
+static bool has_attribute(const struct verify *verify, const char *name) {
+  for (int i = 0; i < verify->n_attributes; i++) {
+    if (strcmp(verify->attributes[i].name, name) == 0) return true;
+  }
+  return false;
+}
+
+/* The place of the choice that an option had. */
+static int take_choice(struct verify *verify, enum option_key key) {
+  const struct option *option = option_at(key);
+  const char *text = attribute(verify, option->name, FAVOR_ATTRIBUTE_TEXT)->text;
+  int choice = 0;
+  while (option->choices[choice] && strcmp(option->choices[choice], text) != 0) choice++;
+  if (option->choices[choice] || dist_has_failed(verify->context)) return choice;
+  dist_fail(verify->context, FAVOR_EDATA, "%s was made with %s '%.64s', which this version does not know",
+            verify->out_path, option->name, text);
+  return 0;
+}
+
+/* The exponential maps had none before there were others. */
+static void take_eps(struct verify *verify) {
+  if (!map_at(verify->problem.map)->is_generalised) return;
+  verify->problem.eps = attribute(verify, "eps", FAVOR_ATTRIBUTE_NUMBER)->number;
+  if (dist_has_failed(verify->context) || (verify->problem.eps >= 0 && isfinite(verify->problem.eps))) return;
+  dist_fail(verify->context, FAVOR_EDATA, "%s: the attribute `eps` is %g; it must not be below 0", verify->out_path,
+            verify->problem.eps);
 }
 
 static void take_attributes(struct verify *verify) {
   require_text(verify, "method", "favor");
-  take_map(verify);
+  verify->problem.map = (enum favor_map)take_choice(verify, OPTION_MAP);
+  take_eps(verify);
+  /* Outputs of version 0.1 may lack what was not there yet. */
+  if (has_attribute(verify, "key-shift"))
+    verify->problem.key_shift = (enum favor_key_shift)take_choice(verify, OPTION_KEY_SHIFT);
+  if (has_attribute(verify, "balance"))
+    verify->problem.balance = (enum favor_balance)take_choice(verify, OPTION_BALANCE);
   verify->is_causal = attribute(verify, "causal", FAVOR_ATTRIBUTE_INTEGER)->integer != 0;
   verify->scale = attribute(verify, "scale", FAVOR_ATTRIBUTE_NUMBER)->number;
   verify->precision = is_text(verify, "precision", "f64")    ? FAVOR_PRECISION_F64
@@ -140,6 +164,8 @@ static enum favor_status open_all(struct verify *verify) {
   }
   if (status != FAVOR_OK) return status;
   inputs_describe(&verify->inputs, &verify->problem);
+  status = estimates_read(context, verify->out_path, &verify->problem, &verify->estimates);
+  if (status != FAVOR_OK) return status;
   favor_tensor_shape(verify->out, &verify->out_shape);
   check_out_shape(verify);
   check_segments(verify);
@@ -201,7 +227,7 @@ static void read_rows(struct verify *verify) {
 /* The most numbers of one key head that ranks add up, which MPI counts in an int. */
 static bool is_sample_too_large(const struct verify *verify) {
   const int64_t heads_per_key = verify->heads / verify->key_heads;
-  const int64_t numbers_of_row = CHECK_N_ANSWERS * heads_per_key * (1 + verify->problem.value_width);
+  const int64_t numbers_of_row = CHECK_MAX_SUMS * heads_per_key * (1 + verify->problem.value_width);
   return verify->n_rows > INT_MAX / numbers_of_row;
 }
 
@@ -252,11 +278,14 @@ static enum favor_status prepare(struct verify *verify) {
                                       .heads_per_key = verify->heads / verify->key_heads,
                                       .key_width = problem->key_width,
                                       .value_width = problem->value_width,
-                                      .map = verify->map,
+                                      .map = problem->map,
+                                      .eps = verify->problem.eps,
                                       .features = verify->features,
                                       .scale = verify->scale,
                                       .projection = verify->projection,
-                                      .projections = verify->projections};
+                                      .projections = verify->projections,
+                                      .balance = problem->balance,
+                                      .estimates = estimates_of(&verify->estimates)};
   kernel_blas_single_thread();
   verify->block_tokens = choose_block_tokens(verify);
   const size_t rows = (size_t)verify->key_heads * (size_t)verify->block_tokens;
@@ -319,6 +348,7 @@ static void release(struct verify *verify) {
   favor_tensor_close(&verify->out);
   free(verify->attributes);
   free(verify->projection);
+  estimates_release(&verify->estimates);
   free(verify->rows);
   free(verify->q);
   free(verify->out_rows);

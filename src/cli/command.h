@@ -42,7 +42,7 @@ const struct command_entry *command_of_mask(unsigned mask);
 
 /* Appends what every output says besides its options: version, command, and the file it was made from ("" for none).
  * attributes has room for COMMAND_MAX_ATTRIBUTES. */
-enum { COMMAND_MAX_ATTRIBUTES = OPTION_N_KEYS + 3 };
+enum { COMMAND_MAX_ATTRIBUTES = OPTION_N_KEYS + 4 };
 void command_attributes(const struct command *command, const char *input, struct favor_attribute *attributes, int *n);
 
 /* May this process print (rank 0)? */

@@ -2,9 +2,13 @@
 
 #include <string.h>
 
-static const char *const methods[] = {"favor", NULL};
-static const char *const maps[] = {"positive", "hyperbolic", NULL};
-static const char *const projections[] = {"orthogonal", "gaussian", "hadamard", NULL};
+static const char *const methods[] = {"favor", "mean", "copy", NULL};
+static const char *const maps[] = {"positive", "hyperbolic", "trigonometric", "oprf",     "relu",
+                                   "elu",      "exp",        "gelu",          "sigmoid",  "tanh",
+                                   "abs",      "square",     "cos",           "identity", NULL};
+static const char *const projections[] = {"orthogonal", "gaussian", "hadamard", "simplex", "none", NULL};
+static const char *const key_shifts[] = {"none", "mean", NULL};
+static const char *const balances[] = {"none", "diagonal", "full", NULL};
 static const char *const row_norms[] = {"sqrt", "chi", NULL};
 static const char *const precisions[] = {"f32", "f64", "bf16", NULL};
 static const char *const scans[] = {"auto", "exscan", "doubling", "chain", NULL};
@@ -26,6 +30,7 @@ static const char *const alphabets[] = {"dna", "protein", NULL};
 #define JOBS (COMMAND_ATTEND | COMMAND_MAKE | COMMAND_VERIFY | COMMAND_BENCH)
 #define ATTRIBUTE .is_attribute = true, .is_config_key = true
 #define SETTING .is_config_key = true
+#define OF_FAVOR .methods = 1U << FAVOR_METHOD_FAVOR
 
 static const struct option table[OPTION_N_KEYS] = {
     [OPTION_CAUSAL] = {.name = "causal",
@@ -41,16 +46,21 @@ static const struct option table[OPTION_N_KEYS] = {
                        .preset = "favor",
                        ATTRIBUTE,
                        .argument = "NAME",
-                       .help = "the kind of attention"},
+                       .help =
+                           "favor; or a baseline: mean, the mean of v over what a token attends to; copy, v itself"},
     [OPTION_MAP] = {.name = "map",
                     .commands = COMMAND_ATTEND | COMMAND_BENCH,
                     .kind = KIND_CHOICE,
                     .choices = maps,
                     .preset = "positive",
                     ATTRIBUTE,
+                    OF_FAVOR,
                     .argument = "NAME",
-                    .help = "the feature map: positive is FAVOR+ (Choromanski et al. 2021, lemma 1), hyperbolic has "
-                            "both signs of each direction"},
+                    .help =
+                        "the feature map: positive is FAVOR+ (Choromanski et al. 2021, lemma 1), hyperbolic has "
+                        "both signs of each direction, oprf is FAVOR++ (Likhosherstov et al. 2022) and takes "
+                        "rows of chi lengths, trigonometric is the paper's baseline; those from relu on are kernels "
+                        "of their own, f(W x) + eps; elu is elu + 1"},
     [OPTION_FEATURES] = {.name = "features",
                          .commands = COMMAND_ATTEND | COMMAND_BENCH,
                          .kind = KIND_INTEGER,
@@ -58,32 +68,40 @@ static const struct option table[OPTION_N_KEYS] = {
                          .least = 1,
                          .most = 16777216,
                          ATTRIBUTE,
+                         OF_FAVOR,
                          .argument = "M",
-                         .help = "random features; the hyperbolic map has two of each, so a state has 2 M rows"},
+                         .help = "random features; the hyperbolic map has two of each, and the trigonometric one, so a "
+                                 "state has 2 M rows; with --projection none they are the width of k"},
     [OPTION_PROJECTION] = {.name = "projection",
                            .commands = COMMAND_ATTEND | COMMAND_BENCH,
                            .kind = KIND_CHOICE,
                            .choices = projections,
                            .preset = "orthogonal",
                            ATTRIBUTE,
+                           OF_FAVOR,
                            .argument = "NAME",
                            .help = "how the rows of the projection are drawn; hadamard: from random signs and fast "
                                    "transforms, D log D work instead of D^2, on D padded to a power of two; its "
                                    "kernel estimate has a small bias, below 1 % at D=64 and about 2 % at D=16 with "
-                                   "--row-norm chi"},
-    [OPTION_ROW_NORM] = {.name = "row-norm",
-                         .commands = COMMAND_ATTEND,
-                         .kind = KIND_CHOICE,
-                         .choices = row_norms,
-                         .preset = "sqrt",
-                         ATTRIBUTE,
-                         .argument = "NAME",
-                         .help = "lengths of orthogonal and hadamard rows: sqrt(D), or drawn from chi(D)"},
+                                   "--row-norm chi; simplex: blocks of D directions as far apart as can be; none: "
+                                   "features of x itself, for the maps from relu on"},
+    [OPTION_ROW_NORM] =
+        {.name = "row-norm",
+         .commands = COMMAND_ATTEND,
+         .kind = KIND_CHOICE,
+         .choices = row_norms,
+         .preset = "sqrt",
+         ATTRIBUTE,
+         OF_FAVOR,
+         .argument = "NAME",
+         .help = "lengths of orthogonal, hadamard and simplex rows: sqrt(D), or drawn from chi(D), as the oprf map "
+                 "needs them and so has them unless told otherwise"},
     [OPTION_PROJECTION_FILE] = {.name = "projection-file",
                                 .commands = COMMAND_ATTEND,
                                 .kind = KIND_TEXT,
                                 .preset = "",
                                 ATTRIBUTE,
+                                OF_FAVOR,
                                 .argument = "F[:DATASET]",
                                 .help = "read the projection, [M][D] or [G][M][D], instead of drawing it; the dataset "
                                         "is `projection` unless named"},
@@ -92,6 +110,7 @@ static const struct option table[OPTION_N_KEYS] = {
                                     .kind = KIND_FLAG,
                                     .preset = "false",
                                     ATTRIBUTE,
+                                    OF_FAVOR,
                                     .help = "draw a projection for each key head"},
     [OPTION_SEED] = {.name = "seed",
                      .commands = JOBS,
@@ -109,6 +128,7 @@ static const struct option table[OPTION_N_KEYS] = {
                       .least = 0,
                       .most = MOST_SEED,
                       ATTRIBUTE,
+                      OF_FAVOR,
                       .argument = "L",
                       .help = "another projection of the same seed"},
     [OPTION_REDRAW] = {.name = "redraw",
@@ -118,6 +138,7 @@ static const struct option table[OPTION_N_KEYS] = {
                        .least = 0,
                        .most = MOST_SEED,
                        ATTRIBUTE,
+                       OF_FAVOR,
                        .argument = "R",
                        .help = "another projection of the same layer"},
     [OPTION_SCALE] = {.name = "scale",
@@ -130,6 +151,55 @@ static const struct option table[OPTION_N_KEYS] = {
                       ATTRIBUTE,
                       .argument = "X",
                       .help = "of the logits; auto is D^-1/2"},
+    [OPTION_EPS] = {.name = "eps",
+                    .commands = COMMAND_ATTEND,
+                    .kind = KIND_NUMBER,
+                    .preset = "auto",
+                    .automatic = "auto",
+                    .least = 0,
+                    .most = MOST_REAL,
+                    ATTRIBUTE,
+                    .argument = "X",
+                    .help =
+                        "added to every feature; auto is 1e-3 for the maps from relu on and 0 for the others, which "
+                        "need none"},
+    [OPTION_ALLOW_NEGATIVE] = {.name = "allow-negative",
+                               .commands = COMMAND_ATTEND,
+                               .kind = KIND_FLAG,
+                               .preset = "false",
+                               ATTRIBUTE,
+                               .help = "accept maps whose normaliser can vanish: trigonometric, gelu, tanh, cos and "
+                                       "identity, and with --eps 0 relu, abs and square"},
+    [OPTION_KEY_SHIFT] = {.name = "key-shift",
+                          .commands = COMMAND_ATTEND,
+                          .kind = KIND_CHOICE,
+                          .choices = key_shifts,
+                          .preset = "none",
+                          ATTRIBUTE,
+                          OF_FAVOR,
+                          .argument = "NAME",
+                          .help = "mean takes mean(k) + mean(q) off each key (with a balance, as it has them), which "
+                                  "softmax does not see and which lowers the error"},
+    [OPTION_BALANCE] = {.name = "balance",
+                        .commands = COMMAND_ATTEND,
+                        .kind = KIND_CHOICE,
+                        .choices = balances,
+                        .preset = "none",
+                        ATTRIBUTE,
+                        OF_FAVOR,
+                        .argument = "NAME",
+                        .help = "L q and L^-T k in place of q and k, which softmax does not see, with the L of least "
+                                "error by the moments of q and k: diagonal, or full, at some D^2 more work a token"},
+    [OPTION_ESTIMATES_FILE] = {.name = "estimates-file",
+                               .commands = COMMAND_ATTEND,
+                               .kind = KIND_TEXT,
+                               .preset = "",
+                               ATTRIBUTE,
+                               OF_FAVOR,
+                               .argument = "F",
+                               .help =
+                                   "take what --key-shift, --balance and --map oprf estimate from an earlier output "
+                                   "instead of from the data"},
     [OPTION_PRECISION] = {.name = "precision",
                           .commands = COMMAND_ATTEND | COMMAND_BENCH,
                           .kind = KIND_CHOICE,
@@ -424,7 +494,13 @@ bool option_is_active(const struct options *options, enum option_key key) {
   return value->text[0] != '\0';
 }
 
+bool option_is_foreign(const struct options *options, enum option_key key) {
+  if (options->command != COMMAND_ATTEND || table[key].methods == 0) return false;
+  return !(table[key].methods >> options_integer(options, OPTION_METHOD) & 1);
+}
+
 bool option_is_excluded(const struct options *options, enum option_key key) {
+  if (option_is_foreign(options, key)) return true;
   for (size_t i = 0; i < sizeof conflicts / sizeof *conflicts; i++) {
     if (conflicts[i].second == key && option_is_active(options, conflicts[i].first)) return true;
   }

@@ -24,6 +24,7 @@ struct option {
   const char *automatic;      /* a word that stands for 0, "auto" in most; NULL: there is none */
   double least, most;         /* inclusive; integers, bytes, numbers and each member of grids and shapes */
   const char *const *choices; /* NULL-terminated */
+  unsigned methods;           /* of attend, by bits of enum favor_method, that it has a say in; 0: all */
   bool is_attribute;          /* decides what is written, and is stored with it */
   bool is_config_key;         /* may stand in a configuration file */
   char letter;                /* -o; 0: none */
@@ -56,7 +57,10 @@ const struct option_conflict *option_conflict_at(int index);
  * file repeats (--print-config writes those). */
 bool option_is_active(const struct options *options, enum option_key key);
 
-/* Has it no say, as it contradicts one that is active? */
+/* Has it no say in the command's method? */
+bool option_is_foreign(const struct options *options, enum option_key key);
+
+/* Has it no say, for that reason or as it contradicts one that is active? */
 bool option_is_excluded(const struct options *options, enum option_key key);
 
 /* The number of single-character insertions, deletions, replacements and swaps of neighbours between two words. */

@@ -118,6 +118,15 @@ static enum favor_status take_words(struct options *options, int n_words, char *
   return status->code;
 }
 
+static enum favor_status check_methods(const struct options *options, struct status *status) {
+  for (int key = 0; key < OPTION_N_KEYS && status->code == FAVOR_OK; key++) {
+    if (!option_is_active(options, (enum option_key)key) || !option_is_foreign(options, (enum option_key)key)) continue;
+    status_set(status, FAVOR_EUSAGE, "--%s has no say in --method %s; leave it out, or choose another method",
+               option_at((enum option_key)key)->name, options_text(options, OPTION_METHOD));
+  }
+  return status->code;
+}
+
 static enum favor_status check_conflicts(const struct options *options, struct status *status) {
   const struct option_conflict *conflict;
   for (int i = 0; (conflict = option_conflict_at(i)); i++) {
@@ -143,6 +152,7 @@ enum favor_status options_parse(struct options *options, int n_words, char *cons
   if (take_words(options, n_words, words, status) != FAVOR_OK || options->is_help_wanted) return status->code;
   const char *config = options_text(options, OPTION_CONFIG);
   if (option_is_active(options, OPTION_CONFIG) && config_read(options, config, status) != FAVOR_OK) return status->code;
+  if (check_methods(options, status) != FAVOR_OK) return status->code;
   if (check_conflicts(options, status) != FAVOR_OK) return status->code;
   return check_operands(options, status);
 }

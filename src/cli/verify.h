@@ -3,6 +3,7 @@
 #define FAVOR_CLI_VERIFY_H
 
 #include "cli/command.h"
+#include "cli/estimates.h"
 #include "cli/inputs.h"
 #include "core/check.h"
 
@@ -15,15 +16,15 @@ struct verify {
   struct favor_attribute *attributes;
   struct input_names names; /* point into the attributes */
   bool is_causal;
-  enum favor_map map;
   double scale;
   enum favor_precision precision;
   /* the data */
   struct inputs inputs;
-  struct favor_problem problem; /* shapes and segments only */
+  struct favor_problem problem; /* map, key shift and balance, shapes and segments only */
   struct favor_tensor *out;
   struct favor_tensor_shape out_shape;
   double *projection; /* [projections][features][D] */
+  struct estimates_file estimates;
   int64_t projections, features;
   /* the sample */
   int64_t heads, key_heads; /* flat */

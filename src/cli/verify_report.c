@@ -117,7 +117,7 @@ static void print_table(const struct verify *verify, const struct verdict *verdi
   const struct check_head *worst = &verdict->heads[verdict->worst_head];
   printf("%s: %lld rows of %lld heads, checked against %s (%s, %s, %lld features)\n", verify->out_path,
          (long long)verify->n_rows, (long long)verify->heads, verify->in_path,
-         verify->is_causal ? "causal" : "bidirectional", option_at(OPTION_MAP)->choices[verify->map],
+         verify->is_causal ? "causal" : "bidirectional", option_at(OPTION_MAP)->choices[verify->problem.map],
          (long long)verify->features);
   printf("  against the definition      %.2e   at most %.0e, beyond half a last place of %s\n", verdict->error,
          tolerances[verify->precision].all, favor_type_name(verify->out_shape.type));

@@ -30,4 +30,8 @@ bool attend_causal(const struct engine *engine, struct worker *worker, const str
                    const struct piece_keys *keys, const struct kernel_queries *queries, void *rows,
                    struct refusal *refusal);
 
+/* The piece's values as the outputs of its queries; reads nothing else of them. */
+bool attend_copy(const struct engine *engine, struct worker *worker, const struct piece_keys *keys,
+                 const struct kernel_queries *queries, struct refusal *refusal);
+
 #endif

@@ -5,7 +5,10 @@ static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 /* One run's keys into worker->run, from zero. */
 static bool absorb_run(const struct engine *engine, struct worker *worker, const struct head_weights *weights,
                        const struct piece_keys *keys, int64_t begin, int64_t end, struct refusal *refusal) {
-  struct kernel_job job = {.shape = &engine->shape, .weights = weights->packed, .scratch = worker->scratch};
+  struct kernel_job job = {.shape = &engine->shape,
+                           .weights = weights->packed,
+                           .scratch = worker->scratch,
+                           .parameters = &weights->parameters};
   int64_t tile = engine->kernel->tile_tokens, part = engine->kernel->causal_tokens;
   sum_clear(engine, &worker->run);
   for (int64_t t = begin, n; t < end; t += n) {
@@ -18,8 +21,7 @@ static bool absorb_run(const struct engine *engine, struct worker *worker, const
                                     .v = row_in(engine, keys->v, keys->v_stride, t),
                                     .v_stride = keys->v_stride,
                                     .half_norm = worker->half_norm};
-    if (!worker_measure_keys(engine, worker, tile_keys.n, tile_keys.k, tile_keys.k_stride, tile_keys.v,
-                             tile_keys.v_stride, refusal)) {
+    if (!worker_measure_keys(engine, worker, weights->transform, &tile_keys, refusal)) {
       refusal->token += t;
       return false;
     }
@@ -43,16 +45,20 @@ bool attend_absorb(const struct engine *engine, struct worker *worker, const str
 
 bool attend_emit(const struct engine *engine, struct worker *worker, const struct head_weights *weights,
                  const struct kernel_queries *queries, struct refusal *refusal) {
-  struct kernel_job job = {.shape = &engine->shape, .weights = weights->packed, .scratch = worker->scratch};
+  struct kernel_job job = {.shape = &engine->shape,
+                           .weights = weights->packed,
+                           .scratch = worker->scratch,
+                           .parameters = &weights->parameters};
   int64_t tile = engine->kernel->tile_tokens;
   const void *out_scale = worker_scale(engine, worker->view.shift, 1, worker->out_scale);
   for (int64_t t = 0; t < queries->n; t += tile) {
     struct kernel_queries cut = worker_cut_queries(engine, queries, t, smaller(tile, queries->n - t));
     cut.out_scale = out_scale;
-    if (!worker_measure_queries(engine, worker, &cut, refusal)) {
+    if (!worker_measure_queries(engine, worker, weights->transform, &cut, refusal)) {
       refusal->token += t;
       return false;
     }
+    worker_norms(engine, worker, &cut);
     engine->ops->emit(&job, &cut, &worker->view.kernel);
   }
   return true;

@@ -4,32 +4,46 @@
 
 static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
-/* A weighted mean whose weights are given as log2; in double, at the exponent of the largest weight so far. */
+/* A weighted mean whose weights are x 2^n; in double, at the highest exponent so far. */
 struct mean {
-  double top, total;
-  double *sum; /* [width] */
+  int64_t top;
+  double total, *sum; /* [width] */
   int64_t width;
 };
 
-/* What a term of weight 2^at counts at the mean's exponent, which rises to it first. */
-static double mean_factor(struct mean *mean, double at) {
-  if (at > mean->top) {
-    double down = exp2(mean->top - at);
+/* What 2^n counts at the mean's exponent, which rises to it first. */
+static double mean_factor(struct mean *mean, int64_t n) {
+  if (n > mean->top) {
+    double down = scaled_by(1, mean->top - n);
     for (int64_t e = 0; e < mean->width; e++) mean->sum[e] *= down;
     mean->total *= down;
-    mean->top = at;
+    mean->top = n;
   }
-  return exp2(at - mean->top);
+  return scaled_by(1, n - mean->top);
 }
 
-static void add_state(const struct engine *engine, const struct sum *state, const double *query, struct mean *mean) {
+static void add_state(const struct engine *engine, const struct sum *state, const double *query,
+                      const int32_t *query_exponent, struct mean *mean) {
   if (state->kernel.is_empty) return;
   for (int64_t r = 0; r < engine->shape.features; r++) {
-    double factor = mean_factor(mean, query[r] + state->kernel.exponent[r]);
+    double factor = query[r] * mean_factor(mean, (int64_t)query_exponent[r] + state->kernel.exponent[r]);
     const void *s = row_in(engine, state->kernel.s, engine->shape.s_stride, r);
     mean->total += factor * real_at(engine, state->kernel.z, r);
     for (int64_t e = 0; e < mean->width; e++) mean->sum[e] += factor * real_at(engine, s, e);
   }
+}
+
+/* sum_r a_r b_r 2^(exponents) as result 2^*highest. */
+static double product_of(int64_t m, const double *a, const int32_t *a_exponent, const double *b,
+                         const int32_t *b_exponent, int64_t *highest) {
+  double sum = 0;
+  *highest = INT64_MIN;
+  for (int64_t r = 0; r < m; r++) {
+    int64_t n = (int64_t)a_exponent[r] + b_exponent[r];
+    *highest = n > *highest ? n : *highest;
+  }
+  for (int64_t r = 0; r < m; r++) sum += scaled_by(a[r] * b[r], (int64_t)a_exponent[r] + b_exponent[r] - *highest);
+  return sum;
 }
 
 /* The output of row i of a tile, from the definition, in double and with exponents of unlimited range: for a row whose
@@ -39,18 +53,17 @@ static void attend_row_exactly(const struct engine *engine, struct worker *worke
                                const struct sum *state) {
   int64_t m = engine->shape.features;
   double *query = worker->exact, *key = query + m;
-  struct mean mean = {.top = -INFINITY, .sum = key + m, .width = engine->shape.value_width};
+  int32_t *query_exponent = worker->exact_exponent, *key_exponent = query_exponent + m;
+  struct mean mean = {.top = INT64_MIN / 2, .sum = key + m, .width = engine->shape.value_width};
   for (int64_t e = 0; e < mean.width; e++) mean.sum[e] = 0;
-  worker_project(engine, weights, row_in(engine, queries->q, queries->q_stride, i), 0, query);
-  add_state(engine, state, query, &mean);
+  worker_features(engine, weights, row_in(engine, queries->q, queries->q_stride, i), true,
+                  engine->shape.map ? queries->half_norm[i] : 0, query, query_exponent);
+  add_state(engine, state, query, query_exponent, &mean);
   for (int64_t j = 0; j <= i; j++) {
-    worker_project(engine, weights, row_in(engine, keys->k, keys->k_stride, j), keys->half_norm[j], key);
-    double highest = -INFINITY, weight = 0;
-    for (int64_t r = 0; r < m; r++) {
-      key[r] += query[r];
-      highest = fmax(highest, key[r]);
-    }
-    for (int64_t r = 0; r < m; r++) weight += exp2(key[r] - highest);
+    int64_t highest;
+    worker_features(engine, weights, row_in(engine, keys->k, keys->k_stride, j), false, keys->half_norm[j], key,
+                    key_exponent);
+    double weight = product_of(m, query, query_exponent, key, key_exponent, &highest);
     weight *= mean_factor(&mean, highest);
     const void *v = row_in(engine, keys->v, keys->v_stride, j);
     mean.total += weight;
@@ -60,8 +73,8 @@ static void attend_row_exactly(const struct engine *engine, struct worker *worke
   }
   void *out = row_out(engine, queries->out, queries->out_stride, i);
   for (int64_t e = 0; e < mean.width; e++) {
-    double x = mean.sum[e] / mean.total * (queries->out_scale ? real_at(engine, queries->out_scale, e) : 1);
-    set_real(engine, out, e, x);
+    double x = mean.total == 0 ? 0 : mean.sum[e] / mean.total;
+    set_real(engine, out, e, x * (queries->out_scale ? real_at(engine, queries->out_scale, e) : 1));
   }
 }
 
@@ -72,6 +85,7 @@ static void repair_lost(const struct engine *engine, struct worker *worker, cons
     struct kernel_queries head = *queries;
     head.q = row_in(engine, queries->q, queries->q_head_stride, h);
     head.out = row_out(engine, queries->out, queries->out_head_stride, h);
+    head.half_norm = queries->half_norm + h * queries->half_norm_head_stride;
     for (int64_t i = 0; i < queries->n; i++) {
       if (!queries->is_lost[h * queries->n + i]) continue;
       attend_row_exactly(engine, worker, weights, keys, &head, i, &worker->before);
@@ -85,7 +99,10 @@ static void repair_lost(const struct engine *engine, struct worker *worker, cons
  * attend_absorb; outputs are read at the higher shift of both. The two differ only where values are far from 1. */
 static void causal_tile(const struct engine *engine, struct worker *worker, const struct head_weights *weights,
                         struct kernel_keys *keys, struct kernel_queries *queries) {
-  struct kernel_job job = {.shape = &engine->shape, .weights = weights->packed, .scratch = worker->scratch};
+  struct kernel_job job = {.shape = &engine->shape,
+                           .weights = weights->packed,
+                           .scratch = worker->scratch,
+                           .parameters = &weights->parameters};
   sum_raise_shift(engine, &worker->view, worker->run.shift);
   queries->is_lost = worker->is_lost;
   queries->out_scale = worker_scale(engine, worker->view.shift, 1, worker->out_scale);
@@ -120,14 +137,14 @@ bool attend_causal(const struct engine *engine, struct worker *worker, const str
                                     .v_stride = keys->v_stride,
                                     .half_norm = worker->half_norm};
     struct kernel_queries tile_queries = worker_cut_queries(engine, queries, t, n);
-    if (!worker_measure_keys(engine, worker, n, tile_keys.k, tile_keys.k_stride, tile_keys.v, tile_keys.v_stride,
-                             refusal) ||
-        !worker_measure_queries(engine, worker, &tile_queries, refusal)) {
+    if (!worker_measure_keys(engine, worker, weights->transform, &tile_keys, refusal) ||
+        !worker_measure_queries(engine, worker, weights->transform, &tile_queries, refusal)) {
       refusal->token += t;
       return false;
     }
     n = worker_settle_shifts(engine, worker, n, tile_keys.v, tile_keys.v_stride, &worker->run);
     tile_keys.n = tile_queries.n = n;
+    worker_norms(engine, worker, &tile_queries);
     causal_tile(engine, worker, weights, &tile_keys, &tile_queries);
     bool is_run_end = (t + n) % run == 0 || t + n >= keys->n;
     if (is_run_end) worker_deposit(engine, worker, rows);

@@ -1,4 +1,4 @@
-#include "core/check.h"
+#include "core/check_internal.h"
 
 #include <cblas.h>
 #include <limits.h>
@@ -9,7 +9,9 @@
 #include "base/memory.h"
 #include "base/random.h"
 #include "base/status.h"
+#include "core/check_map.h"
 #include "feature/map.h"
+#include "feature/moments.h"
 
 enum { TILE = 256, CHUNK = 512 }; /* keys and queries taken at a time */
 
@@ -17,25 +19,6 @@ enum { TILE = 256, CHUNK = 512 }; /* keys and queries taken at a time */
 static const double least_sum = 1e-200;
 /* A weight this far below the largest, as a logarithm, changes no bit even if every key of 2^40 has it. */
 static const double negligible = 100.0;
-
-struct check {
-  struct check_problem problem; /* owns rows and projection */
-  int64_t n_queries;            /* of one key head: n_rows * heads_per_key */
-  int64_t n_features;           /* R: of M directions, with one sign or both */
-  double *q;                    /* [key_heads][n_queries][D]: q~ */
-  double *q_log;                /* [key_heads][n_queries][R]: logarithms of features, less the query's largest */
-  double *q_feature;            /* exp of it */
-  double *tops;                 /* [key_heads][CHECK_N_ANSWERS][n_queries] */
-  double *sums;                 /* [key_heads][CHECK_N_ANSWERS][n_queries][1 + E] */
-  /* one tile of keys */
-  double *k;         /* [TILE][D]: k~ */
-  double *v;         /* [TILE][1 + E]: 1, v */
-  double *k_log;     /* [TILE][R] */
-  double *k_feature; /* [TILE][R] */
-  double *k_top;     /* [TILE]: what was taken off the logarithms of a key's features */
-  double *weights;   /* [CHUNK][TILE] */
-  double *answers;   /* [CHECK_N_ANSWERS][E], of the row that is judged */
-};
 
 /* ---- sampling --------------------------------------------------------------------------------------------------- */
 
@@ -150,24 +133,84 @@ static const double *projection_of(const struct check *check, int64_t key_head) 
   return problem->projection + key_head % problem->projections * problem->features * problem->key_width;
 }
 
-/* Features of n tokens x~: logarithms w_r.x~ - |x~|^2/2, and those of -w_r where both signs count, less the token's
- * largest, and their exponentials. */
-static void take_features(const struct check *check, const double *projection, const double *x, int64_t n, double *logs,
-                          double *features, double *tops) {
-  const int64_t width = check->problem.key_width, m = check->n_features, directions = check->problem.features;
-  multiply_transposed(n, directions, width, x, projection, logs, m);
+static double half_norm_of(const double *x, int64_t width) {
+  double half_norm = 0;
+  for (int64_t d = 0; d < width; d++) half_norm += 0.5 * x[d] * x[d];
+  return half_norm;
+}
+
+/* One token's w_r.x~ become logarithms of features, less their largest, which is returned, and features are their
+ * exponentials. Of an exponential map, whose half norm is left out. */
+static double take_exponentials(const struct check *check, double *logs, double *features) {
+  const int64_t m = check->n_features, directions = check->problem.features;
+  for (int64_t r = directions; r < m; r++) logs[r] = -logs[r - directions];
+  const double top = largest(logs, m);
+  exp_below(logs, top, m, features);
+  for (int64_t r = 0; r < m; r++) logs[r] -= top;
+  return top;
+}
+
+/* The same of another map; 0 where all features are 0. */
+static double take_mapped(const struct check *check, double half_norm, double *logs, double *features) {
+  const int64_t m = check->n_features;
+  check_map_features(check->problem.map, check->problem.eps, check->problem.features, half_norm, logs, features);
+  double top = largest(logs, m);
+  if (top == -INFINITY) top = 0;
+  exp_below(logs, top, m, check->row);
+  for (int64_t r = 0; r < m; r++) {
+    features[r] = copysign(check->row[r], features[r]);
+    logs[r] -= top;
+  }
+  return top;
+}
+
+/* x~ as features see it: shifted (keys) and balanced. */
+static const double *move_tokens(struct check *check, int64_t key_head, bool is_key, const double *x, int64_t n) {
+  const struct check_problem *problem = &check->problem;
+  const int64_t width = problem->key_width, balance_size = problem->balance == FAVOR_BALANCE_FULL ? width : 1;
+  const double *shift = is_key ? problem->estimates.key_shift : NULL, root_scale = sqrt(problem->scale);
+  const double *balance = problem->balance != FAVOR_BALANCE_NONE ? problem->estimates.balance : NULL;
+  if (!shift && !balance) return x;
+  if (balance) balance += key_head * width * balance_size;
   for (int64_t i = 0; i < n; i++) {
-    double *row = logs + i * m;
-    for (int64_t r = directions; r < m; r++) row[r] = -row[r - directions];
-    double top = largest(row, m);
-    exp_below(row, top, m, features + i * m);
-    for (int64_t r = 0; r < m; r++) row[r] -= top;
-    if (tops) {
-      const double *token = x + i * width;
-      double half_norm = 0;
-      for (int64_t d = 0; d < width; d++) half_norm += 0.5 * token[d] * token[d];
-      tops[i] = top - half_norm;
+    for (int64_t d = 0; d < width; d++) {
+      double moved = x[i * width + d] - (shift ? root_scale * shift[key_head * width + d] : 0);
+      if (problem->balance == FAVOR_BALANCE_DIAGONAL) moved = is_key ? moved / balance[d] : moved * balance[d];
+      check->moved[i * width + d] = moved;
     }
+  }
+  if (problem->balance != FAVOR_BALANCE_FULL) return check->moved;
+  double *from = check->moved, *to = check->moved + check->most_tokens * width;
+  cblas_dgemm(CblasRowMajor, CblasNoTrans, is_key ? CblasNoTrans : CblasTrans, narrow(n), narrow(width), narrow(width),
+              1.0, from, narrow(width), is_key ? check->inverse + key_head * width * width : balance, narrow(width),
+              0.0, to, narrow(width));
+  return to;
+}
+
+/* What oprf makes of w_r.x~: sqrt(1 - 4 A) times it, and A |w_r|^2. */
+static void weigh_rows(const struct check *check, int64_t key_head, int64_t n, double *logs) {
+  const int64_t width = check->problem.key_width, m = check->n_features;
+  const double a = check->problem.estimates.oprf_a[key_head], factor = sqrt(1 - 4 * a);
+  const double *projection = projection_of(check, key_head);
+  for (int64_t r = 0; r < m; r++) {
+    const double row_norm = cblas_dnrm2(narrow(width), projection + r * width, 1);
+    for (int64_t i = 0; i < n; i++) logs[i * m + r] = logs[i * m + r] * factor + a * row_norm * row_norm;
+  }
+}
+
+/* Features of n tokens x~, queries or (where there are tops) keys; tops: what was taken off a token's logarithms. */
+static void take_features(struct check *check, int64_t key_head, const double *x, int64_t n, double *logs,
+                          double *features, double *tops) {
+  const int64_t width = check->problem.key_width, m = check->n_features;
+  const bool is_exponential = !map_at(check->problem.map)->rows;
+  x = move_tokens(check, key_head, tops != NULL, x, n);
+  multiply_transposed(n, check->problem.features, width, x, projection_of(check, key_head), logs, m);
+  if (check->problem.map == FAVOR_MAP_OPRF) weigh_rows(check, key_head, n, logs);
+  for (int64_t i = 0; i < n; i++) {
+    const double half_norm = half_norm_of(x + i * width, width);
+    const double top = is_exponential ? take_exponentials(check, logs + i * m, features + i * m) - half_norm
+                                      : take_mapped(check, half_norm, logs + i * m, features + i * m);
+    if (tops) tops[i] = top;
   }
 }
 
@@ -178,20 +221,29 @@ static bool allocate(struct check *check) {
   const size_t key_heads = (size_t)problem->key_heads, queries = key_heads * (size_t)check->n_queries;
   const size_t width = (size_t)problem->key_width, m = (size_t)check->n_features;
   const size_t columns = 1 + (size_t)problem->value_width, number = sizeof(double);
+  const size_t n_sums = (size_t)check->n_sums, n_signed = check->is_signed ? m : 0;
   check->q = memory_zeroed(queries * width, number);
   check->q_log = memory_zeroed(queries * m, number);
   check->q_feature = memory_zeroed(queries * m, number);
-  check->tops = memory_zeroed(queries * CHECK_N_ANSWERS, number);
-  check->sums = memory_zeroed(queries * CHECK_N_ANSWERS * columns, number);
+  check->tops = memory_zeroed(queries * n_sums, number);
+  check->sums = memory_zeroed(queries * n_sums * columns, number);
+  check->row = memory_zeroed(m, number);
+  check->most_tokens = check->n_queries > TILE ? check->n_queries : TILE;
+  check->moved = memory_zeroed(2 * (size_t)check->most_tokens * width, number);
+  check->inverse = memory_zeroed(problem->balance == FAVOR_BALANCE_FULL ? key_heads * width * width : 0, number);
   check->k = memory_zeroed(TILE * width, number);
   check->v = memory_zeroed(TILE * columns, number);
   check->k_log = memory_zeroed(TILE * m, number);
   check->k_feature = memory_zeroed(TILE * m, number);
   check->k_top = memory_zeroed(TILE, number);
   check->weights = memory_zeroed(CHUNK * TILE, number);
+  check->signs = memory_zeroed(check->is_signed ? CHUNK * TILE : 0, number);
+  check->q_size = memory_zeroed(CHUNK * n_signed, number);
+  check->k_size = memory_zeroed(TILE * n_signed, number);
   check->answers = memory_zeroed(CHECK_N_ANSWERS * (size_t)problem->value_width, number);
   return check->q && check->q_log && check->q_feature && check->tops && check->sums && check->k && check->v &&
-         check->k_log && check->k_feature && check->k_top && check->weights && check->answers;
+         check->k_log && check->k_feature && check->k_top && check->weights && check->answers && check->row &&
+         check->moved && check->inverse && check->signs && check->q_size && check->k_size;
 }
 
 /* Its own rows and projection instead of the caller's. */
@@ -204,6 +256,8 @@ static bool copy_problem(struct check *check, const struct check_problem *proble
   check->problem.projection = projection;
   check->n_queries = problem->n_rows * problem->heads_per_key;
   check->n_features = problem->features * map_signs(problem->map);
+  check->is_signed = map_at(problem->map)->sign == MAP_SIGNED;
+  check->n_sums = check->is_signed ? CHECK_MAX_SUMS : CHECK_N_ANSWERS;
   if (!rows || !projection) return false;
   memcpy(rows, problem->rows, (size_t)problem->n_rows * sizeof *rows);
   memcpy(projection, problem->projection, n_weights * sizeof *projection);
@@ -218,15 +272,28 @@ static void take_queries(struct check *check, const double *q) {
     double *own = check->q + g * check->n_queries * problem->key_width;
     for (int64_t i = 0; i < problem->n_rows; i++)
       scale_copy(q + (i * problem->key_heads + g) * group, group, sqrt(problem->scale), own + i * group);
-    take_features(check, projection_of(check, g), own, check->n_queries, check->q_log + g * check->n_queries * m,
+    take_features(check, g, own, check->n_queries, check->q_log + g * check->n_queries * m,
                   check->q_feature + g * check->n_queries * m, NULL);
   }
+}
+
+/* False without memory. A singular balance leaves no numbers, and so no answer that an output could agree with. */
+static bool invert_balances(struct check *check) {
+  const int64_t width = check->problem.key_width, count = width * width;
+  if (check->problem.balance != FAVOR_BALANCE_FULL) return true;
+  double *work = memory_zeroed((size_t)count, sizeof *work);
+  for (int64_t g = 0; g < check->problem.key_heads && work; g++) {
+    double *inverse = check->inverse + g * count;
+    if (!moments_invert(width, check->problem.estimates.balance + g * count, inverse, work)) inverse[0] = NAN;
+  }
+  free(work);
+  return work != NULL;
 }
 
 struct check *check_create(const struct check_problem *problem, const double *q) {
   struct check *check = memory_zeroed(1, sizeof *check);
   if (!check) return NULL;
-  if (!copy_problem(check, problem) || !allocate(check)) {
+  if (!copy_problem(check, problem) || !allocate(check) || !invert_balances(check)) {
     check_destroy(&check);
     return NULL;
   }
@@ -241,6 +308,8 @@ void check_destroy(struct check **check) {
   struct check *gone = *check;
   free((void *)gone->problem.rows);
   free((void *)gone->problem.projection);
+  free(gone->inverse);
+  free(gone->moved);
   free(gone->q);
   free(gone->q_log);
   free(gone->q_feature);
@@ -252,6 +321,10 @@ void check_destroy(struct check **check) {
   free(gone->k_feature);
   free(gone->k_top);
   free(gone->weights);
+  free(gone->row);
+  free(gone->signs);
+  free(gone->q_size);
+  free(gone->k_size);
   free(gone->answers);
   free(gone);
   *check = NULL;
@@ -289,8 +362,8 @@ static void mask(const struct meeting *meeting) {
   }
 }
 
-/* Adds the tile's keys to the sums of an answer; the weights hold logarithms. */
-static void fold(const struct meeting *meeting) {
+/* Adds the tile's keys to the sums of an answer; the weights hold logarithms. signs: of the weights, or NULL. */
+static void fold(const struct meeting *meeting, const double *signs) {
   const int64_t columns = 1 + meeting->check->problem.value_width;
   double *weights = meeting->check->weights;
   mask(meeting);
@@ -303,40 +376,78 @@ static void fold(const struct meeting *meeting) {
       meeting->tops[i] = top;
     }
     exp_below(logs, top, meeting->n_keys, logs);
+    for (int64_t j = 0; signs && j < meeting->n_keys; j++) logs[j] *= signs[i * TILE + j];
   }
   cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, narrow(meeting->n_queries), narrow(columns),
               narrow(meeting->n_keys), 1.0, weights, TILE, meeting->check->v, narrow(columns), 1.0, meeting->sums,
               narrow(columns));
 }
 
-/* log sum_r exp(a_r + b_r) without underflow. */
-static double log_sum(const double *a, const double *b, int64_t n) {
+/* Features whose products are summed: logarithms, and numbers of their signs (NULL: all positive). */
+struct factor {
+  const double *logs, *signed_features;
+};
+
+/* The logarithm of the size of sum_r +-exp(a_r + b_r), without underflow, and its sign. */
+static double log_sum(struct factor a, struct factor b, int64_t n, double *sign) {
   double top = -INFINITY, sum = 0;
-  for (int64_t r = 0; r < n; r++) top = fmax(top, a[r] + b[r]);
-  for (int64_t r = 0; r < n; r++) sum += exp(a[r] + b[r] - top);
-  return top + log(sum);
+  for (int64_t r = 0; r < n; r++) top = fmax(top, a.logs[r] + b.logs[r]);
+  *sign = 1;
+  if (top == -INFINITY) return top;
+  for (int64_t r = 0; r < n; r++) {
+    const bool is_minus = a.signed_features && signbit(a.signed_features[r]) != signbit(b.signed_features[r]);
+    const double term = exp(a.logs[r] + b.logs[r] - top);
+    sum += is_minus ? -term : term;
+  }
+  if (sum < 0) *sign = -1;
+  return top + log(fabs(sum));
 }
 
-/* The logarithms of the definition's weights, less what all keys of a query share. */
-static void weigh_by_definition(const struct meeting *meeting) {
+/* The logarithms of the sizes of sum_r a_r b_r over features of the meeting's queries and keys, less what all keys of a
+ * query share; their signs go to check->signs. */
+static void weigh_features(const struct meeting *meeting, const double *q_feature, const double *k_feature,
+                           bool is_signed) {
   const struct check *check = meeting->check;
   const int64_t m = check->n_features;
   const int64_t first = meeting->key_head * check->n_queries + meeting->query_begin;
   const double log_least_sum = log(least_sum);
-  multiply_transposed(meeting->n_queries, meeting->n_keys, m, check->q_feature + first * m, check->k_feature,
-                      check->weights, TILE);
+  multiply_transposed(meeting->n_queries, meeting->n_keys, m, q_feature, k_feature, check->weights, TILE);
   for (int64_t i = 0; i < meeting->n_queries; i++) {
     double *weights = check->weights + i * TILE;
     for (int64_t j = 0; j < meeting->n_keys; j++) {
-      const double key_top = check->k_top[j];
-      if (weights[j] >= least_sum)
-        weights[j] = key_top + log(weights[j]);
-      else if (key_top + log_least_sum < meeting->tops[i] - negligible)
+      const double key_top = check->k_top[j], size = fabs(weights[j]);
+      double sign = weights[j] < 0 ? -1 : 1;
+      if (size >= least_sum) {
+        weights[j] = key_top + log(size);
+      } else if (key_top + log_least_sum < meeting->tops[i] - negligible) {
         weights[j] = -INFINITY;
-      else
-        weights[j] = key_top + log_sum(check->q_log + (first + i) * m, check->k_log + j * m, m);
+      } else {
+        const struct factor a = {check->q_log + (first + i) * m, is_signed ? q_feature + i * m : NULL};
+        const struct factor b = {check->k_log + j * m, is_signed ? k_feature + j * m : NULL};
+        weights[j] = key_top + log_sum(a, b, m, &sign);
+      }
+      if (is_signed) check->signs[i * TILE + j] = sign;
     }
   }
+}
+
+static void weigh_by_definition(const struct meeting *meeting) {
+  const struct check *check = meeting->check;
+  const int64_t first = meeting->key_head * check->n_queries + meeting->query_begin;
+  weigh_features(meeting, check->q_feature + first * check->n_features, check->k_feature, check->is_signed);
+}
+
+static void take_sizes(const double *x, int64_t n, double *sizes) {
+  for (int64_t i = 0; i < n; i++) sizes[i] = fabs(x[i]);
+}
+
+/* By the sizes of the definition's terms. */
+static void weigh_sizes(const struct meeting *meeting) {
+  const struct check *check = meeting->check;
+  const int64_t m = check->n_features, first = meeting->key_head * check->n_queries + meeting->query_begin;
+  take_sizes(check->q_feature + first * m, meeting->n_queries * m, check->q_size);
+  take_sizes(check->k_feature, meeting->n_keys * m, check->k_size);
+  weigh_features(meeting, check->q_size, check->k_size, false);
 }
 
 static void weigh_exactly(const struct meeting *meeting) {
@@ -352,16 +463,18 @@ static void weigh_equally(const struct meeting *meeting) {
 }
 
 static void meet(struct meeting *meeting) {
-  static void (*const weigh[CHECK_N_ANSWERS])(const struct meeting *) = {
-      [CHECK_DEFINITION] = weigh_by_definition, [CHECK_EXACT] = weigh_exactly, [CHECK_MEAN] = weigh_equally};
+  static void (*const weigh[CHECK_MAX_SUMS])(const struct meeting *) = {[CHECK_DEFINITION] = weigh_by_definition,
+                                                                        [CHECK_EXACT] = weigh_exactly,
+                                                                        [CHECK_MEAN] = weigh_equally,
+                                                                        [CHECK_SIZES] = weigh_sizes};
   struct check *check = meeting->check;
   const int64_t columns = 1 + check->problem.value_width;
-  for (int answer = 0; answer < CHECK_N_ANSWERS; answer++) {
-    int64_t place = (int64_t)answer * check->n_queries + meeting->query_begin;
+  for (int number = 0; number < check->n_sums; number++) {
+    int64_t place = (int64_t)number * check->n_queries + meeting->query_begin;
     meeting->tops = check_tops(check, meeting->key_head) + place;
     meeting->sums = check_sums(check, meeting->key_head) + place * columns;
-    weigh[answer](meeting);
-    fold(meeting);
+    weigh[number](meeting);
+    fold(meeting, check->is_signed && number == CHECK_DEFINITION ? check->signs : NULL);
   }
 }
 
@@ -373,7 +486,7 @@ static void load_tile(struct check *check, int64_t key_head, int64_t n, const do
     check->v[j * (1 + value_width)] = 1.0;
     memcpy(check->v + j * (1 + value_width) + 1, v + j * value_width, (size_t)value_width * sizeof *v);
   }
-  take_features(check, projection_of(check, key_head), check->k, n, check->k_log, check->k_feature, check->k_top);
+  take_features(check, key_head, check->k, n, check->k_log, check->k_feature, check->k_top);
 }
 
 /* Both ends of A(i) grow with i, so the rows that need a tile stand together. */
@@ -405,7 +518,7 @@ void check_absorb(struct check *check, int64_t key_head, int64_t begin, int64_t 
 
 /* ---- results ---------------------------------------------------------------------------------------------------- */
 
-int64_t check_n_tops(const struct check *check) { return CHECK_N_ANSWERS * check->n_queries; }
+int64_t check_n_tops(const struct check *check) { return check->n_sums * check->n_queries; }
 double *check_tops(struct check *check, int64_t key_head) { return check->tops + key_head * check_n_tops(check); }
 
 int64_t check_n_sums(const struct check *check) { return check_n_tops(check) * (1 + check->problem.value_width); }
@@ -422,64 +535,13 @@ void check_rescale(struct check *check, int64_t key_head, const double *tops) {
   }
 }
 
+int64_t check_place(const struct check *check, int number, int64_t row, int64_t head) {
+  const int64_t group = check->problem.heads_per_key;
+  return (head / group * check->n_sums + number) * check->n_queries + row * group + head % group;
+}
+
 void check_value(const struct check *check, enum check_answer answer, int64_t row, int64_t head, double *out) {
-  const struct check_problem *problem = &check->problem;
-  const int64_t key_head = head / problem->heads_per_key, width = problem->value_width;
-  const int64_t query = row * problem->heads_per_key + head % problem->heads_per_key;
-  const int64_t place = (key_head * CHECK_N_ANSWERS + answer) * check->n_queries + query;
-  const double *sums = check->sums + place * (1 + width);
-  for (int64_t e = 0; e < width; e++) out[e] = sums[1 + e] / sums[0];
-}
-
-/* How far `out` is from `definition` beyond half a unit in the last place of the latter; infinite where either is no
- * finite number. */
-static double distance_beyond_rounding(double out, double definition, struct check_type type) {
-  const double distance = fabs(out - definition);
-  if (!isfinite(distance)) return INFINITY;
-  int exponent = definition == 0.0 ? type.min_exponent : ilogb(definition);
-  if (exponent < type.min_exponent) exponent = type.min_exponent;
-  return fmax(0.0, distance - ldexp(1.0, exponent - type.digits));
-}
-
-/* Adds the squares of one row to the sums of its head. */
-static void judge_row(const struct check *check, int64_t row, int64_t head, const double *out, struct check_type type,
-                      struct check_head *sums) {
   const int64_t width = check->problem.value_width;
-  const double *definition = check->answers + CHECK_DEFINITION * width;
-  const double *exact = check->answers + CHECK_EXACT * width, *mean = check->answers + CHECK_MEAN * width;
-  for (int answer = 0; answer < CHECK_N_ANSWERS; answer++)
-    check_value(check, answer, row, head, check->answers + answer * width);
-  for (int64_t e = 0; e < width; e++) {
-    const double beyond = distance_beyond_rounding(out[e], definition[e], type);
-    const double from_exact = isfinite(out[e]) ? out[e] - exact[e] : INFINITY, from_mean = mean[e] - exact[e];
-    sums->definition += (long double)definition[e] * definition[e];
-    sums->definition_error += (long double)beyond * beyond;
-    sums->exact += (long double)exact[e] * exact[e];
-    sums->exact_error += (long double)from_exact * from_exact;
-    sums->mean_error += (long double)from_mean * from_mean;
-  }
-}
-
-void check_judge(const struct check *check, int64_t head, const double *out, struct check_type type,
-                 struct check_head *judged) {
-  const struct check_problem *problem = &check->problem;
-  const int64_t row_stride = problem->key_heads * problem->heads_per_key * problem->value_width;
-  out += head * problem->value_width;
-  *judged = (struct check_head){0};
-  for (int64_t i = 0; i < problem->n_rows; i++) judge_row(check, i, head, out + i * row_stride, type, judged);
-  const long double mean_square = judged->definition / (long double)problem->n_rows;
-  for (int64_t i = 0; i < problem->n_rows; i++) {
-    struct check_head row = {0};
-    judge_row(check, i, head, out + i * row_stride, type, &row);
-    const double error = check_ratio(row.definition_error, fmaxl(row.definition, mean_square));
-    if (error > judged->worst_error) {
-      judged->worst_error = error;
-      judged->worst_row = i;
-    }
-  }
-}
-
-double check_ratio(long double error, long double reference) {
-  if (!isfinite(error) || !isfinite(reference)) return INFINITY;
-  return error == 0 ? 0.0 : (double)sqrtl(error / reference);
+  const double *sums = check->sums + check_place(check, (int)answer, row, head) * (1 + width);
+  for (int64_t e = 0; e < width; e++) out[e] = sums[0] == 0 ? 0 : sums[1 + e] / sums[0];
 }

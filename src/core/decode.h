@@ -12,12 +12,18 @@ struct decode_state {
   double *s, *z;     /* [M][E], [M] */
 };
 
-/* state += the key and its value. x, v: real [D], [E]; half_norm as kernel_keys'. log_weight: scratch [M]. */
-void decode_take(const struct engine *engine, const struct head_weights *weights, const void *k, double half_norm,
-                 const void *v, double *log_weight, struct decode_state *state);
+/* Scratch. */
+struct decode_features {
+  double *fraction;  /* [M] */
+  int32_t *exponent; /* [M] */
+};
 
-/* out [E] of the query from a state that took a key. sum: scratch [E]. */
-void decode_read(const struct engine *engine, const struct head_weights *weights, const void *q,
-                 const struct decode_state *state, double *log_weight, double *sum, void *out);
+/* state += the key and its value. k, v: real [D], [E]; half_norm as kernel_keys'. */
+void decode_take(const struct engine *engine, const struct head_weights *weights, const void *k, double half_norm,
+                 const void *v, const struct decode_features *features, struct decode_state *state);
+
+/* out [E] of the query from a state that took a key. half_norm as worker_features'. sum: scratch [E]. */
+void decode_read(const struct engine *engine, const struct head_weights *weights, const void *q, double half_norm,
+                 const struct decode_state *state, const struct decode_features *features, double *sum, void *out);
 
 #endif

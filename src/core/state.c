@@ -28,6 +28,7 @@ struct engine engine_make(const struct kernel *kernel, enum favor_precision prec
                 .features = directions * signs,
                 .s_stride = (value_width + 15) / 16 * 16},
       .half_norm_factor = scale / (2 * 0.693147180559945309417232121458176568),
+      .key_width = key_width,
       .heads_per_key = heads_per_key,
       .n_bins = bins_for[precision],
       .real_bytes = precision == FAVOR_PRECISION_F64 ? sizeof(double) : sizeof(float),

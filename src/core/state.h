@@ -15,7 +15,9 @@ struct engine {
   enum favor_precision precision;
   struct kernel_shape shape;
   double half_norm_factor; /* scale / (2 ln 2) */
-  int64_t heads_per_key;   /* H / G */
+  int64_t key_width;     /* D, of the caller's rows; shape.key_width has the columns of biases besides (transform.h) */
+  bool has_transform;    /* rows may be transformed before a kernel sees them */
+  int64_t heads_per_key; /* H / G */
   int n_bins;
   size_t real_bytes;
   size_t row_bytes;

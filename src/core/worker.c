@@ -26,14 +26,21 @@ static size_t carve(const struct engine *engine, char *memory, struct worker *wo
   worker->rows = take(memory, &total, engine_state_bytes(engine));
   worker->row = take(memory, &total, STATE_SCRATCH(e) * sizeof(double));
   worker->half_norm = take(memory, &total, tile * sizeof(double));
-  worker->query_half_norm = take(memory, &total, tile * sizeof(double));
+  worker->query_half_norm = take(memory, &total, (size_t)engine->heads_per_key * tile * sizeof(double));
   worker->peak = take(memory, &total, e * engine->real_bytes);
-  worker->query_peak = take(memory, &total, (size_t)engine->shape.key_width * engine->real_bytes);
+  worker->query_peak = take(memory, &total, (size_t)engine->key_width * engine->real_bytes);
   worker->shift = take(memory, &total, e * sizeof(int32_t));
   worker->v_scale = take(memory, &total, e * engine->real_bytes);
   worker->out_scale = take(memory, &total, e * engine->real_bytes);
   worker->exact = take(memory, &total, (2 * m + e) * sizeof(double));
+  worker->exact_exponent = take(memory, &total, 2 * m * sizeof(int32_t));
   worker->is_lost = take(memory, &total, (size_t)engine->heads_per_key * tile * sizeof(bool));
+  if (engine->has_transform) {
+    size_t rows_bytes = tile * (size_t)engine->shape.key_width * engine->real_bytes;
+    worker->keys = take(memory, &total, rows_bytes);
+    worker->queries = take(memory, &total, (size_t)engine->heads_per_key * rows_bytes);
+    worker->transform_work = take(memory, &total, transform_work_count(engine->key_width) * sizeof(double));
+  }
   return total;
 }
 
@@ -60,7 +67,7 @@ static enum refusal_kind blame(const struct engine *engine, const void *row, int
 
 /* Whether no row can be too long, NaN or Inf, from each column's largest element alone. */
 static bool are_short(const struct engine *engine, int64_t n, const void *x, int64_t stride, void *peak) {
-  int64_t width = engine->shape.key_width;
+  int64_t width = engine->key_width;
   memset(peak, 0, (size_t)width * engine->real_bytes);
   engine->ops->peaks(n, width, x, stride, peak);
   double norm2 = 0;
@@ -68,18 +75,30 @@ static bool are_short(const struct engine *engine, int64_t n, const void *x, int
   return norm2 * engine->half_norm_factor <= longest_half_norm;
 }
 
-/* half_norm of n rows; false at the first row that is not finite or too long. */
-static bool measure_rows(const struct engine *engine, char tensor, int64_t n, const void *x, int64_t stride,
-                         double *half_norm, struct refusal *refusal) {
-  engine->ops->norms(n, engine->shape.key_width, x, stride, half_norm);
+bool worker_measure_rows(const struct engine *engine, char tensor, int64_t n, const void *x, int64_t stride,
+                         double longest, double *half_norm, struct refusal *refusal) {
+  engine->ops->norms(n, engine->key_width, x, stride, half_norm);
   for (int64_t i = 0; i < n; i++) {
     half_norm[i] *= engine->half_norm_factor;
-    if (half_norm[i] <= longest_half_norm) continue;
-    enum refusal_kind kind = blame(engine, row_in(engine, x, stride, i), engine->shape.key_width);
+    if (half_norm[i] <= longest) continue;
+    enum refusal_kind kind = blame(engine, row_in(engine, x, stride, i), engine->key_width);
     *refusal = (struct refusal){kind == REFUSAL_NONE ? REFUSAL_TOO_LONG : kind, tensor, 0, i};
     return false;
   }
   return true;
+}
+
+/* Transformed rows of x; half_norm NULL: queries. False at the first row that cannot be computed with. */
+static bool transform_tile(const struct engine *engine, struct worker *worker, const struct row_transform *transform,
+                           int64_t n, const void *x, int64_t stride, void *rows, double *half_norm,
+                           struct refusal *refusal) {
+  int64_t n_right =
+      transform_rows(engine, transform, n, x, stride, longest_half_norm, worker->transform_work, rows, half_norm);
+  if (n_right == n) return true;
+  enum refusal_kind kind = blame(engine, row_in(engine, x, stride, n_right), engine->key_width);
+  *refusal =
+      (struct refusal){kind == REFUSAL_NONE ? REFUSAL_TOO_LONG_TRANSFORMED : kind, half_norm ? 'k' : 'q', 0, n_right};
+  return false;
 }
 
 /* |x| < 2^result; BINNED_NONE for 0. */
@@ -90,8 +109,7 @@ static int64_t magnitude_of(double x) {
   return exponent;
 }
 
-/* Fills worker->peak; false at the first row that is not finite. */
-static bool measure_values(const struct engine *engine, struct worker *worker, int64_t n, const void *v, int64_t stride,
+bool worker_measure_values(const struct engine *engine, struct worker *worker, int64_t n, const void *v, int64_t stride,
                            struct refusal *refusal) {
   int64_t width = engine->shape.value_width;
   memset(worker->peak, 0, (size_t)width * engine->real_bytes);
@@ -159,18 +177,50 @@ int64_t worker_settle_shifts(const struct engine *engine, struct worker *worker,
   return n;
 }
 
-bool worker_measure_keys(const struct engine *engine, struct worker *worker, int64_t n, const void *k, int64_t k_stride,
-                         const void *v, int64_t v_stride, struct refusal *refusal) {
-  return measure_rows(engine, 'k', n, k, k_stride, worker->half_norm, refusal) &&
-         measure_values(engine, worker, n, v, v_stride, refusal);
+bool worker_measure_keys(const struct engine *engine, struct worker *worker, const struct row_transform *transform,
+                         struct kernel_keys *keys, struct refusal *refusal) {
+  if (transform && !transform->key.is_identity) {
+    if (!transform_tile(engine, worker, transform, keys->n, keys->k, keys->k_stride, worker->keys, worker->half_norm,
+                        refusal)) {
+      return false;
+    }
+    keys->k = worker->keys;
+    keys->k_stride = engine->shape.key_width;
+  } else if (!worker_measure_rows(engine, 'k', keys->n, keys->k, keys->k_stride, longest_half_norm, worker->half_norm,
+                                  refusal)) {
+    return false;
+  }
+  return worker_measure_values(engine, worker, keys->n, keys->v, keys->v_stride, refusal);
 }
 
-bool worker_measure_queries(const struct engine *engine, struct worker *worker, const struct kernel_queries *queries,
-                            struct refusal *refusal) {
+static bool transform_queries(const struct engine *engine, struct worker *worker, const struct row_transform *transform,
+                              struct kernel_queries *queries, struct refusal *refusal) {
+  const int64_t stride = engine->shape.key_width, head_stride = engine->kernel->tile_tokens * stride;
   for (int64_t h = 0; h < queries->n_heads; h++) {
     const void *q = row_in(engine, queries->q, queries->q_head_stride, h);
-    if (are_short(engine, queries->n, q, queries->q_stride, worker->query_peak)) continue;
-    if (measure_rows(engine, 'q', queries->n, q, queries->q_stride, worker->query_half_norm, refusal)) continue;
+    void *rows = row_out(engine, worker->queries, head_stride, h);
+    if (transform_tile(engine, worker, transform, queries->n, q, queries->q_stride, rows, NULL, refusal)) continue;
+    refusal->head = h;
+    return false;
+  }
+  queries->q = worker->queries;
+  queries->q_head_stride = head_stride;
+  queries->q_stride = stride;
+  return true;
+}
+
+bool worker_measure_queries(const struct engine *engine, struct worker *worker, const struct row_transform *transform,
+                            struct kernel_queries *queries, struct refusal *refusal) {
+  if (transform && !transform->query.is_identity) {
+    return transform_queries(engine, worker, transform, queries, refusal);
+  }
+  for (int64_t h = 0; h < queries->n_heads; h++) {
+    const void *q = row_in(engine, queries->q, queries->q_head_stride, h);
+    double *half_norm = worker->query_half_norm + h * engine->kernel->tile_tokens;
+    if (!engine->shape.map && are_short(engine, queries->n, q, queries->q_stride, worker->query_peak)) continue;
+    if (worker_measure_rows(engine, 'q', queries->n, q, queries->q_stride, longest_half_norm, half_norm, refusal)) {
+      continue;
+    }
     refusal->head = h;
     return false;
   }
@@ -196,15 +246,29 @@ const void *worker_scale(const struct engine *engine, const int32_t *shift, int 
   return scale;
 }
 
-void worker_project(const struct engine *engine, const struct head_weights *weights, const void *x, double half_norm,
-                    double *l) {
+void worker_norms(const struct engine *engine, const struct worker *worker, struct kernel_queries *queries) {
+  queries->half_norm = worker->query_half_norm;
+  queries->half_norm_head_stride = engine->kernel->tile_tokens;
+}
+
+void worker_features(const struct engine *engine, const struct head_weights *weights, const void *x, bool is_query,
+                     double half_norm, double *fraction, int32_t *exponent) {
   int64_t width = engine->shape.key_width, directions = engine->shape.directions;
-  bool has_both_signs = kernel_signs(&engine->shape) == 2;
   for (int64_t r = 0; r < directions; r++) {
     double sum = 0;
     for (int64_t d = 0; d < width; d++) sum += weights->exact[r * width + d] * real_at(engine, x, d);
-    l[r] = sum - half_norm;
-    if (has_both_signs) l[directions + r] = -sum - half_norm;
+    fraction[r] = sum;
+  }
+  if (engine->shape.map) {
+    const struct kernel_map_row row = {directions, half_norm, is_query, &weights->parameters};
+    engine->shape.map->f64(&row, fraction, exponent);
+    return;
+  }
+  for (int64_t r = directions; r < engine->shape.features; r++) fraction[r] = -fraction[r - directions];
+  for (int64_t r = 0; r < engine->shape.features; r++) {
+    double l = fraction[r] - half_norm, nearest = rint(l);
+    fraction[r] = exp2(l - nearest);
+    exponent[r] = (int32_t)nearest;
   }
 }
 

@@ -91,6 +91,7 @@ const char *dist_site_name(enum dist_site site) {
       [DIST_SITE_PLAN_MEMORY] = "plan-memory",
       [DIST_SITE_PLAN_GROUPS] = "plan-groups",
       [DIST_SITE_COMBINE] = "combine",
+      [DIST_SITE_ESTIMATE] = "estimate",
       [DIST_SITE_RUN_END] = "run-end",
       [DIST_SITE_TENSOR_OPEN] = "tensor-open",
       [DIST_SITE_DATA_READ] = "data-read",

@@ -15,6 +15,7 @@ enum dist_site {
   DIST_SITE_PLAN_MEMORY, /* allocation */
   DIST_SITE_PLAN_GROUPS, /* communicators */
   DIST_SITE_COMBINE,     /* before states meet */
+  DIST_SITE_ESTIMATE,    /* before moments meet */
   DIST_SITE_RUN_END,     /* the outcome of a run */
   DIST_SITE_TENSOR_OPEN,
   DIST_SITE_DATA_READ, /* int64, double, attributes */

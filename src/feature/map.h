@@ -1,13 +1,34 @@
-/* The feature maps, in what they make of u_r = w_r . x~ (Choromanski et al. 2021, lemma 1):
- *   positive    M^-1/2 exp(u_r - |x~|^2 / 2)
- *   hyperbolic  (2 M)^-1/2 [exp(u_r - |x~|^2 / 2), exp(-u_r - |x~|^2 / 2)], "hyp+"
- * The factors cancel in every output. */
+/* The feature maps in one table: what plan, program and checks must know of them. kernel.h computes the exponential
+ * ones, kernel/map.h all others; favor.h says what each of them is. */
 #ifndef FAVOR_FEATURE_MAP_H
 #define FAVOR_FEATURE_MAP_H
 
 #include <favor/favor.h>
 
-/* Features of a direction w_r: 1, or 2 where both its signs count. */
-static inline int64_t map_signs(enum favor_map map) { return map == FAVOR_MAP_HYPERBOLIC ? 2 : 1; }
+#include "kernel/map.h"
+
+/* What becomes of a normaliser, a sum of products of features. */
+enum map_sign {
+  MAP_POSITIVE,     /* features are above 0 */
+  MAP_NOT_NEGATIVE, /* they may be 0, all of a token too: eps keeps the normaliser above 0 */
+  MAP_SIGNED        /* it may be negative, and vanish whatever eps is */
+};
+
+struct map {
+  const char *name; /* NULL: no such map */
+  enum map_sign sign;
+  bool is_generalised;            /* f(u) + eps; or else an estimate of exp(x~.y~), which random rows alone make */
+  int64_t features_per_direction; /* 2: of both signs, or cosine and sine */
+  const struct kernel_map *rows;  /* NULL: exponential */
+};
+
+const struct map *map_at(enum favor_map map);
+static inline int64_t map_signs(enum favor_map map) { return map_at(map)->features_per_direction; }
+
+/* eps as it is used, from favor_problem.eps. */
+double map_eps(enum favor_map map, double eps);
+
+/* Whether a normaliser can vanish under this eps, from map_eps. */
+bool map_can_vanish(enum favor_map map, double eps);
 
 #endif

@@ -21,6 +21,21 @@ static enum favor_status orthogonalise(double *block, int64_t width, double *wor
   return FAVOR_OK;
 }
 
+/* The same for directions of pairwise cosine -1 / (D - 1): sqrt(D / (D - 1)) (e_i - the mean of all e), which are the
+ * corners of a regular simplex in the space of dimension D - 1, turned by Q (Reid et al., "Simplex random features",
+ * ICML 2023). */
+static enum favor_status turn_simplex(double *block, int64_t width, double *work) {
+  enum favor_status status = orthogonalise(block, width, work);
+  if (status != FAVOR_OK || width == 1) return status;
+  double factor = sqrt((double)width / (double)(width - 1));
+  for (int64_t j = 0; j < width; j++) {
+    double mean = 0;
+    for (int64_t i = 0; i < width; i++) mean += block[i * width + j] / (double)width;
+    for (int64_t i = 0; i < width; i++) block[i * width + j] = factor * (block[i * width + j] - mean);
+  }
+  return FAVOR_OK;
+}
+
 /* The table of projections: how a block of iid normal rows [D][D] becomes directions. */
 static const struct {
   enum favor_status (*turn_block)(double *block, int64_t width, double *work); /* NULL: taken as they are */
@@ -28,6 +43,7 @@ static const struct {
 } projections[] = {
     [FAVOR_PROJECTION_ORTHOGONAL] = {orthogonalise, false},
     [FAVOR_PROJECTION_GAUSSIAN] = {NULL, true},
+    [FAVOR_PROJECTION_SIMPLEX] = {turn_simplex, false},
 };
 
 /* The seed of everything drawn for one layer and redraw. */
@@ -48,6 +64,10 @@ static double chi(const struct random_stream *stream, int64_t row, int64_t width
 enum favor_status projection_draw(enum favor_projection kind, enum favor_row_norm row_norm,
                                   const struct projection_name *name, int64_t features, int64_t width, double *work,
                                   double *w) {
+  if (kind == FAVOR_PROJECTION_NONE) {
+    for (int64_t i = 0; i < features * width; i++) w[i] = i / width == i % width;
+    return FAVOR_OK;
+  }
   uint64_t seed = seed_of(name);
   struct random_stream entries = random_stream(seed, RANDOM_PROJECTION, (uint64_t)name->key_head, 0);
   struct random_stream lengths = random_stream(seed, RANDOM_ROW_NORM, (uint64_t)name->key_head, 0);

@@ -1,6 +1,7 @@
 /* The projection W: M rows of width D, drawn in blocks of D rows.
  * Choromanski et al. 2021, section 2.4 (orthogonal random features); the Hadamard projection is the structured variant
- * of Yu et al. 2016, "Orthogonal random features". */
+ * of Yu et al. 2016, "Orthogonal random features"; the simplex one of Reid et al. 2023; without one W is the identity.
+ */
 #ifndef FAVOR_FEATURE_PROJECTION_H
 #define FAVOR_FEATURE_PROJECTION_H
 

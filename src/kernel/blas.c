@@ -113,5 +113,6 @@ const struct kernel kernel_blas = {
     .tile_tokens = TILE,
     .causal_tokens = TILE,
     .run_tiles = RUN_TILES,
+    .has_maps = true,
     .real = {KERNEL_OPS(NAME_F32), KERNEL_OPS(NAME_F64)},
 };

@@ -12,6 +12,11 @@
  * and is left out: H = eta = 0. Where a shape has both signs of every direction, feature directions + r is that of
  * -w'_r: the same with -u_r in place of u_r.
  *
+ * That is for the exponential maps. Where a shape names another map (map.h), W is packed as W sqrt(scale), the map
+ * makes phi_r = f_r 2^n_r of u_r = w_r . x~, and f_r may be negative or 0. The rest is the same but for what signs
+ * allow: a normaliser may be 0, and the output is then 0; outputs beyond the largest number of `real` become that
+ * number.
+ *
  * A sum holds keys of one run, or a state rounded for reading: row r, column e stand for s[r][e] 2^(exponent[r] +
  * shift[e]) and z[r] 2^exponent[r], exponent[r] = max n_r over the keys absorbed. All rows are filled or none is.
  *
@@ -21,9 +26,12 @@
 #ifndef FAVOR_KERNEL_KERNEL_H
 #define FAVOR_KERNEL_KERNEL_H
 
+#include <math.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+
+#include "kernel/map.h"
 
 enum { KERNEL_N_PRECISIONS = 3 }; /* of enum favor_precision */
 
@@ -31,11 +39,12 @@ struct kernel_shape {
   int64_t key_width;   /* D */
   int64_t value_width; /* E */
   int64_t directions;  /* rows of W */
-  int64_t features;    /* M, rows of a sum: the directions, or those of both signs (kernel_signs) */
+  int64_t features;    /* M, rows of a sum: the directions, or those of both signs (kernel_signs), or the map's */
   int64_t s_stride;    /* elements from one row of a sum's s to the next, >= E, a multiple of 16 */
   /* D', the power of two from D up: the projection is a Hadamard one, and its fast transform may be used; 0: it is not.
    */
   int64_t hadamard_width;
+  const struct kernel_map *map; /* NULL: exponential, of one sign or both */
 };
 
 /* The projection of one key head. */
@@ -48,7 +57,7 @@ struct kernel_projection {
   const double *lengths; /* [directions] */
 };
 
-/* How many features a direction has: 2 where both its signs count. */
+/* How many features a direction has: 2 where both its signs count, or its map makes two. */
 static inline int64_t kernel_signs(const struct kernel_shape *shape) { return shape->features / shape->directions; }
 
 /* "real" is double in the f64 table, and float in those of f32 and bf16. In bf16 both factors of every product are
@@ -79,19 +88,22 @@ struct kernel_queries {
   int64_t q_head_stride, q_stride;
   void *out;
   int64_t out_head_stride, out_stride;
-  const void *out_scale; /* real [E], powers of two that outputs leave with; NULL: ones */
-  bool *is_lost;         /* [n_heads][n], causal only: set where the row's weights were lost (kernel_is_lost) */
+  const void *out_scale;   /* real [E], powers of two that outputs leave with; NULL: ones */
+  const double *half_norm; /* [n_heads] at a stride, [n] h of each query; not read without a map */
+  int64_t half_norm_head_stride;
+  bool *is_lost; /* [n_heads][n], causal only: set where the row's weights were lost (kernel_is_lost) */
 };
 
 struct kernel_job {
   const struct kernel_shape *shape;
-  const void *weights; /* from pack_weights */
-  void *scratch;       /* scratch_bytes, of this thread */
+  const void *weights;                            /* from pack_weights */
+  void *scratch;                                  /* scratch_bytes, of this thread */
+  const struct kernel_map_parameters *parameters; /* of the key head's map; NULL without one */
 };
 
 struct kernel_ops {
   size_t (*weights_bytes)(const struct kernel_shape *shape);
-  /* factor = sqrt(scale) / ln 2. */
+  /* factor = sqrt(scale) / ln 2, and with a map sqrt(scale). */
   void (*pack_weights)(const struct kernel_shape *shape, const struct kernel_projection *projection, double factor,
                        void *weights);
   size_t (*scratch_bytes)(const struct kernel_shape *shape);
@@ -118,16 +130,18 @@ struct kernel {
   int64_t tile_tokens;                         /* most tokens of absorb() and emit() */
   int64_t causal_tokens;                       /* most tokens of causal(): divides tile_tokens */
   int64_t run_tiles;                           /* tiles summed in `real` before they go into the reproducible state */
+  bool has_maps;                               /* of map.h; or else the exponential ones alone */
   struct kernel_ops real[KERNEL_N_PRECISIONS]; /* by enum favor_precision; absorb == NULL where it is missing */
 };
 
 /* A causal row's own tile is lost where its f32 weights are so small that products may have underflowed
  * (intra: their sum, at exponent intra_exponent), unless the state's part (>= 1/2 at state_exponent) dwarfs them. The
- * caller computes lost rows anew in double, with exponents of unlimited range. */
+ * caller computes lost rows anew in double, with exponents of unlimited range. Of signed weights a sum that is not
+ * small tells that not all of them are; a small one may be their cancelling, and is then computed anew for nothing. */
 #define KERNEL_LOST_BELOW 0x1p-80
 #define KERNEL_DWARFED_BY 40
 static inline bool kernel_is_lost(double intra, int64_t intra_exponent, bool has_state, int64_t state_exponent) {
-  return !(intra >= KERNEL_LOST_BELOW) && !(has_state && state_exponent - intra_exponent >= -KERNEL_DWARFED_BY);
+  return !(fabs(intra) >= KERNEL_LOST_BELOW) && !(has_state && state_exponent - intra_exponent >= -KERNEL_DWARFED_BY);
 }
 
 extern const struct kernel kernel_reference;
@@ -136,8 +150,9 @@ extern const struct kernel kernel_avx512, kernel_avx512bf16, kernel_avx2; /* on 
 
 /* The kernels of this build, best first; NULL past the last. */
 const struct kernel *kernel_at(int index);
-/* By name, or the best supported one for "auto" that has the precision; NULL: no such kernel here. */
-const struct kernel *kernel_find(const char *name, int precision);
+/* By name, or the best supported one for "auto", that has the precision and the map (NULL: the exponential ones, which
+ * every kernel has); NULL: no such kernel here. */
+const struct kernel *kernel_find(const char *name, int precision, const struct kernel_map *map);
 
 /* Keeps BLAS to the calling thread. */
 void kernel_blas_single_thread(void);

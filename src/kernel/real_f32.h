@@ -4,10 +4,12 @@
 #undef REAL_MANTISSA_BITS
 #undef REAL_BIAS
 #undef REAL_MAX
+#undef REAL_MAP
 #define REAL float
 #define REAL_BITS uint32_t
 #define REAL_MANTISSA_BITS 23
 #define REAL_BIAS 127
+#define REAL_MAP f32
 #define REAL_MAX FLT_MAX
 /* 2^x on [-1/2, 1/2] as 1 + x p(x), p interpolating (2^x - 1) / x at the Chebyshev nodes, highest power first: 1 exactly
  * at 0. Largest relative error 5.1e-9. */

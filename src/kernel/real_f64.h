@@ -4,10 +4,12 @@
 #undef REAL_MANTISSA_BITS
 #undef REAL_BIAS
 #undef REAL_MAX
+#undef REAL_MAP
 #define REAL double
 #define REAL_BITS uint64_t
 #define REAL_MANTISSA_BITS 52
 #define REAL_BIAS 1023
+#define REAL_MAP f64
 #define REAL_MAX DBL_MAX
 /* As in real_f32.h. Largest relative error 1.2e-19. */
 #undef EXP2_COEFFICIENTS

@@ -14,10 +14,11 @@ enum { N_KERNELS = sizeof kernels / sizeof kernels[0] };
 
 const struct kernel *kernel_at(int index) { return index >= 0 && index < N_KERNELS ? kernels[index] : NULL; }
 
-const struct kernel *kernel_find(const char *name, int precision) {
+const struct kernel *kernel_find(const char *name, int precision, const struct kernel_map *map) {
   bool is_auto = !name || strcmp(name, "auto") == 0;
   for (int i = 0; i < N_KERNELS; i++) {
     if (!is_auto && strcmp(name, kernels[i]->name) != 0) continue;
+    if (map && !kernels[i]->has_maps) continue;
     if (kernels[i]->real[precision].absorb && kernels[i]->is_supported()) return kernels[i];
   }
   return NULL;

@@ -3,6 +3,7 @@
  * The including file defines
  *   REAL           float or double
  *   REAL_BITS      uint32_t or uint64_t, and the format: REAL_MANTISSA_BITS, REAL_BIAS, REAL_MAX
+ *   REAL_MAP       the member of struct kernel_map that is for REAL
  *   TILE           tokens of a tile
  *   NAME(x)        the name of function x in this instance
  * and before inclusion, row-major, c = a b + beta c with beta 0 or 1:
@@ -29,7 +30,7 @@ static inline int32_t NAME(step_down)(int32_t from, int32_t to) { return from < 
 
 struct NAME(scratch) {
   REAL *x, *v;                                /* [TILE][D], [TILE][E]: a tile that needs padding or scaling */
-  REAL *key, *query;                          /* [TILE][M]: 2^f */
+  REAL *key, *query;                          /* [TILE][M]: 2^f, or a map's f */
   REAL *weight;                               /* [TILE][M]: a factor of a product */
   REAL *key_tile;                             /* [TILE][M]: keys at their own exponents */
   REAL *pair;                                 /* [TILE][TILE]: weights of key j for query i */
@@ -107,32 +108,53 @@ static void NAME(pad)(int64_t n, int64_t width, const REAL *x, int64_t stride, c
   memset(padded + n * width, 0, (size_t)((TILE - n) * width) * sizeof(REAL));
 }
 
-/* u[i][r] = 2^f, exponent[i][r] = n, top[i] = max_r n of each token; rows past n are zeros. */
-static void NAME(features)(const struct kernel_job *job, int64_t n, const REAL *x, int64_t stride,
+/* One token by the exponential maps: u becomes 2^f, returns the largest exponent. half_norm: NULL for queries. */
+static int32_t NAME(exponentials)(const struct kernel_shape *shape, const double *half_norm, REAL *restrict u,
+                                  int32_t *restrict exponent) {
+  int64_t m = shape->features, directions = shape->directions;
+  double whole = half_norm ? rint(*half_norm) : 0;
+  REAL part = half_norm ? (REAL)(*half_norm - whole) : 0;
+  int32_t down = (int32_t)whole, highest = INT32_MIN;
+  for (int64_t r = directions; r < m; r++) u[r] = -u[r - directions];
+  for (int64_t r = 0; r < m; r++) {
+    REAL l = u[r] - part, nearest = NAME(nearest)(l);
+    int32_t here = (int32_t)nearest - down;
+    u[r] = NAME(exp2_fraction)(l - nearest);
+    exponent[r] = here;
+    highest = here > highest ? here : highest;
+  }
+  return highest;
+}
+
+/* The same by another map. */
+static int32_t NAME(mapped)(const struct kernel_job *job, bool is_query, double half_norm, REAL *u, int32_t *exponent) {
+  const struct kernel_map_row row = {.directions = job->shape->directions,
+                                     .half_norm = half_norm,
+                                     .is_query = is_query,
+                                     .parameters = job->parameters};
+  int32_t highest = INT32_MIN;
+  job->shape->map->REAL_MAP(&row, u, exponent);
+  for (int64_t r = 0; r < job->shape->features; r++) highest = exponent[r] > highest ? exponent[r] : highest;
+  return highest;
+}
+
+/* u[i][r] = f, a power of two or what the map gives, exponent[i][r] = n, top[i] = max_r n of each token; rows past n
+ * are zeros. half_norm: NULL for queries of exponential maps. */
+static void NAME(features)(const struct kernel_job *job, int64_t n, const REAL *x, int64_t stride, bool is_query,
                            const double *half_norm, REAL *padded, REAL *restrict u, int32_t *restrict exponent,
                            int32_t *top) {
-  int64_t width = job->shape->key_width, m = job->shape->features, directions = job->shape->directions;
+  int64_t width = job->shape->key_width, m = job->shape->features;
   if (n < TILE || stride > INT32_MAX) { /* BLAS counts in int */
     NAME(pad)(n, width, x, stride, NULL, padded);
     x = padded;
     stride = width;
   }
-  NAME(product_nt)(TILE, directions, width, x, stride, job->weights, width, u, m);
+  NAME(product_nt)(TILE, job->shape->directions, width, x, stride, job->weights, width, u, m);
   for (int64_t i = 0; i < n; i++) {
-    double whole = half_norm ? rint(half_norm[i]) : 0;
-    REAL part = half_norm ? (REAL)(half_norm[i] - whole) : 0;
-    int32_t down = (int32_t)whole, highest = INT32_MIN;
-    REAL *restrict row = u + i * m;
-    int32_t *restrict row_exponent = exponent + i * m;
-    for (int64_t r = directions; r < m; r++) row[r] = -row[r - directions];
-    for (int64_t r = 0; r < m; r++) {
-      REAL l = row[r] - part, nearest = NAME(nearest)(l);
-      int32_t here = (int32_t)nearest - down;
-      row[r] = NAME(exp2_fraction)(l - nearest);
-      row_exponent[r] = here;
-      highest = here > highest ? here : highest;
-    }
-    top[i] = highest;
+    REAL *row = u + i * m;
+    int32_t *row_exponent = exponent + i * m;
+    top[i] = job->shape->map ? NAME(mapped)(job, is_query, half_norm[i], row, row_exponent)
+                             : NAME(exponentials)(job->shape, half_norm ? half_norm + i : NULL, row, row_exponent);
   }
   memset(u + n * m, 0, (size_t)((TILE - n) * m) * sizeof(REAL));
   memset(exponent + n * m, 0, (size_t)((TILE - n) * m) * sizeof(int32_t));
@@ -200,7 +222,8 @@ static void NAME(absorb)(const struct kernel_job *job, const struct kernel_keys 
   struct NAME(scratch) scratch;
   NAME(carve)(job->shape, job->scratch, &scratch);
   NAME(features)
-  (job, keys->n, keys->k, keys->k_stride, keys->half_norm, scratch.x, scratch.key, scratch.key_n, scratch.key_top);
+  (job, keys->n, keys->k, keys->k_stride, false, keys->half_norm, scratch.x, scratch.key, scratch.key_n,
+   scratch.key_top);
   int64_t v_stride;
   const REAL *v = NAME(values)(job, keys, scratch.v, &v_stride);
   NAME(accumulate)(job->shape, &scratch, keys->n, v, v_stride, sum);
@@ -235,16 +258,20 @@ static void NAME(read_state)(const struct kernel_shape *shape, const struct NAME
   (TILE, shape->value_width, m, scratch->weight, m, state->s, shape->s_stride, scratch->state_sum, shape->value_width);
 }
 
-/* An output leaves at its column's scale. A weighted mean of finite values is finite: only rounding could pass the
- * largest number. */
-static inline REAL NAME(leave)(REAL x, const REAL *scale, int64_t e) {
-  if (!scale) return x;
-  x *= scale[e];
-  return x > REAL_MAX ? REAL_MAX : x < -REAL_MAX ? -REAL_MAX : x;
+/* An output leaves at its column's scale. A mean of finite values with positive weights is finite, and only rounding
+ * could pass the largest number; with signed weights it may be anything, and is 0 where the weights cancel. */
+static inline REAL NAME(leave)(double sum, double total, const REAL *scale, int64_t e) {
+  double x = total == 0 ? 0 : sum / total;
+  if (scale) x *= (double)scale[e];
+  return x > (double)REAL_MAX ? REAL_MAX : x < -(double)REAL_MAX ? -REAL_MAX : (REAL)x;
 }
 
 static const REAL *NAME(head_q)(const struct kernel_queries *queries, int64_t h) {
   return (const REAL *)queries->q + h * queries->q_head_stride;
+}
+
+static const double *NAME(head_norms)(const struct kernel_job *job, const struct kernel_queries *queries, int64_t h) {
+  return job->shape->map ? queries->half_norm + h * queries->half_norm_head_stride : NULL;
 }
 
 static REAL *NAME(head_out)(const struct kernel_queries *queries, int64_t h) {
@@ -260,20 +287,19 @@ static void NAME(emit)(const struct kernel_job *job, const struct kernel_queries
   int64_t width = job->shape->value_width;
   for (int64_t h = 0; h < queries->n_heads; h++) {
     NAME(features)
-    (job, queries->n, NAME(head_q)(queries, h), queries->q_stride, NULL, scratch.x, scratch.query, scratch.query_n,
-     scratch.query_top);
+    (job, queries->n, NAME(head_q)(queries, h), queries->q_stride, true, NAME(head_norms)(job, queries, h), scratch.x,
+     scratch.query, scratch.query_n, scratch.query_top);
     NAME(read_state)(job->shape, &scratch, queries->n, state, total, top);
     for (int64_t i = 0; i < queries->n; i++) {
       REAL *out = NAME(head_out)(queries, h) + i * queries->out_stride;
-      REAL factor = 1 / total[i];
       for (int64_t e = 0; e < width; e++) {
-        out[e] = NAME(leave)(scratch.state_sum[i * width + e] * factor, queries->out_scale, e);
+        out[e] = NAME(leave)((double)scratch.state_sum[i * width + e], (double)total[i], queries->out_scale, e);
       }
     }
   }
 }
 
-/* Each row of 2^f 2^(n - top) of one side of the tile. */
+/* Each row of f 2^(n - top) of one side of the tile. */
 static void NAME(at_own_exponent)(int64_t n, int64_t m, const REAL *fraction, const int32_t *exponent,
                                   const int32_t *top, REAL *weight) {
   for (int64_t i = 0; i < n; i++) {
@@ -316,9 +342,9 @@ static void NAME(join)(const REAL *state_sum, double state_total, int64_t state_
   double state_scale = apart > 0 ? ldexp(1, (int)(apart > 2000 ? -2000 : -apart)) : 1;
   double tile_scale = apart < 0 ? ldexp(1, (int)(apart < -2000 ? -2000 : apart)) : 1;
   double total = state_scale * state_total + tile_scale * tile_total;
-  REAL state_factor = (REAL)(state_scale / total), tile_factor = (REAL)(tile_scale / total);
   for (int64_t e = 0; e < width; e++) {
-    out[e] = NAME(leave)(state_sum[e] * state_factor + tile_sum[e] * tile_factor, scale, e);
+    double sum = state_scale * (double)state_sum[e] + tile_scale * (double)tile_sum[e];
+    out[e] = NAME(leave)(sum, total, scale, e);
   }
 }
 
@@ -331,8 +357,8 @@ static void NAME(causal_head)(const struct kernel_job *job, const struct NAME(sc
   bool has_state = !state->is_empty;
   bool *is_lost = queries->is_lost + h * queries->n;
   NAME(features)
-  (job, queries->n, NAME(head_q)(queries, h), queries->q_stride, NULL, scratch->x, scratch->query, scratch->query_n,
-   scratch->query_top);
+  (job, queries->n, NAME(head_q)(queries, h), queries->q_stride, true, NAME(head_norms)(job, queries, h), scratch->x,
+   scratch->query, scratch->query_n, scratch->query_top);
   if (has_state) {
     NAME(read_state)(job->shape, scratch, queries->n, state, state_total, state_top);
   } else {
@@ -358,7 +384,8 @@ static void NAME(causal)(const struct kernel_job *job, const struct kernel_keys 
   NAME(carve)(job->shape, job->scratch, &scratch);
   NAME(join_sums)(job->shape, state, sum, before);
   NAME(features)
-  (job, keys->n, keys->k, keys->k_stride, keys->half_norm, scratch.x, scratch.key, scratch.key_n, scratch.key_top);
+  (job, keys->n, keys->k, keys->k_stride, false, keys->half_norm, scratch.x, scratch.key, scratch.key_n,
+   scratch.key_top);
   NAME(at_own_exponent)(keys->n, job->shape->features, scratch.key, scratch.key_n, scratch.key_top, scratch.key_tile);
   int64_t v_stride;
   const REAL *v = NAME(values)(job, keys, scratch.v, &v_stride);

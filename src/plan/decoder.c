@@ -13,7 +13,8 @@ struct favor_decoder {
   void *memory;                /* of the states */
   struct worker worker;        /* measures tokens */
   void *worker_memory;
-  double *log_weight, *sum; /* [M], [E] */
+  struct decode_features features;
+  double *sum; /* [E] */
   int64_t n_tokens;
 };
 
@@ -34,9 +35,12 @@ static void place_states(struct favor_decoder *decoder) {
 
 enum favor_status favor_decoder_create(const struct favor_plan *plan, struct favor_decoder **decoder) {
   *decoder = NULL;
-  if (!plan->problem.is_causal) {
-    return dist_fail(plan->context, FAVOR_EUSAGE, "only a causal plan can decode token by token");
+  if (plan->schedule.kind != SCHEDULE_CAUSAL) {
+    return dist_fail(plan->context, FAVOR_EUSAGE, "only a causal plan with states can decode token by token");
   }
+  struct favor_estimates estimates;
+  enum favor_status status = favor_plan_estimates(plan, &estimates);
+  if (status != FAVOR_OK) return status;
   const struct kernel_shape *shape = &plan->engine.shape;
   size_t m = (size_t)shape->features, e = (size_t)shape->value_width, units = (size_t)n_units(plan);
   struct favor_decoder *created = memory_zeroed(1, sizeof *created);
@@ -45,13 +49,15 @@ enum favor_status favor_decoder_create(const struct favor_plan *plan, struct fav
     created->states = memory_zeroed(units, sizeof *created->states);
     created->memory = memory_zeroed(units * m, (e + 1) * sizeof(double) + sizeof(int32_t));
     created->worker_memory = memory_zeroed(1, worker_bytes(&plan->engine));
-    created->log_weight = memory_zeroed(m + e, sizeof(double));
+    created->features.fraction = memory_zeroed(m + e, sizeof(double));
+    created->features.exponent = memory_zeroed(m, sizeof(int32_t));
   }
-  if (!created || !created->states || !created->memory || !created->worker_memory || !created->log_weight) {
+  if (!created || !created->states || !created->memory || !created->worker_memory || !created->features.fraction ||
+      !created->features.exponent) {
     favor_decoder_destroy(&created);
     return dist_fail(plan->context, FAVOR_ENOMEM, "no memory for a decoder of %zu heads", units);
   }
-  created->sum = created->log_weight + m;
+  created->sum = created->features.fraction + m;
   worker_place(&plan->engine, created->worker_memory, &created->worker);
   place_states(created);
   *decoder = created;
@@ -63,7 +69,8 @@ void favor_decoder_destroy(struct favor_decoder **decoder) {
   free((*decoder)->states);
   free((*decoder)->memory);
   free((*decoder)->worker_memory);
-  free((*decoder)->log_weight);
+  free((*decoder)->features.fraction);
+  free((*decoder)->features.exponent);
   free(*decoder);
   *decoder = NULL;
 }
@@ -107,14 +114,14 @@ enum favor_status favor_decoder_save(const struct favor_decoder *decoder, int64_
 }
 
 /* The addresses of one key head's arrays. */
-static struct piece_keys keys_of(const struct favor_decoder *decoder, const struct favor_input *k,
-                                 const struct favor_input *v, int64_t unit) {
+static struct kernel_keys keys_of(const struct favor_decoder *decoder, const struct favor_input *k,
+                                  const struct favor_input *v, int64_t unit) {
   const struct engine *engine = &decoder->plan->engine;
-  return (struct piece_keys){.n = 1,
-                             .k = row_in(engine, k->data, k->head_stride, unit),
-                             .v = row_in(engine, v->data, v->head_stride, unit),
-                             .k_stride = engine->shape.key_width,
-                             .v_stride = engine->shape.value_width};
+  return (struct kernel_keys){.n = 1,
+                              .k = row_in(engine, k->data, k->head_stride, unit),
+                              .v = row_in(engine, v->data, v->head_stride, unit),
+                              .k_stride = engine->key_width,
+                              .v_stride = engine->shape.value_width};
 }
 
 static struct kernel_queries queries_of(const struct favor_decoder *decoder, const struct favor_input *q,
@@ -125,7 +132,7 @@ static struct kernel_queries queries_of(const struct favor_decoder *decoder, con
                                  .n_heads = engine->heads_per_key,
                                  .q = row_in(engine, q->data, q->head_stride, head),
                                  .q_head_stride = q->head_stride,
-                                 .q_stride = engine->shape.key_width,
+                                 .q_stride = engine->key_width,
                                  .out = row_out(engine, out->data, out->head_stride, head),
                                  .out_head_stride = out->head_stride,
                                  .out_stride = engine->shape.value_width};
@@ -138,11 +145,11 @@ static enum favor_status check_token(struct favor_decoder *decoder, const struct
   const struct favor_plan *plan = decoder->plan;
   for (int64_t unit = 0; unit < n_units(plan); unit++) {
     struct refusal refusal;
-    struct piece_keys keys = keys_of(decoder, k, v, unit);
+    struct kernel_keys keys = keys_of(decoder, k, v, unit);
     struct kernel_queries queries = queries_of(decoder, q, out, unit);
-    if (worker_measure_keys(&plan->engine, &decoder->worker, 1, keys.k, keys.k_stride, keys.v, keys.v_stride,
-                            &refusal) &&
-        worker_measure_queries(&plan->engine, &decoder->worker, &queries, &refusal)) {
+    const struct row_transform *transform = plan_weights(plan, unit)->transform;
+    if (worker_measure_keys(&plan->engine, &decoder->worker, transform, &keys, &refusal) &&
+        worker_measure_queries(&plan->engine, &decoder->worker, transform, &queries, &refusal)) {
       continue;
     }
     refusal.head += (plan->units.begin + unit) * (refusal.tensor == 'q' ? plan->engine.heads_per_key : 1);
@@ -161,14 +168,17 @@ enum favor_status favor_decoder_step(struct favor_decoder *decoder, const struct
   for (int64_t unit = 0; unit < n_units(plan); unit++) {
     const struct head_weights *weights = plan_weights(plan, unit);
     struct decode_state *state = &decoder->states[unit];
-    struct piece_keys keys = keys_of(decoder, k, v, unit);
+    struct kernel_keys keys = keys_of(decoder, k, v, unit);
     struct kernel_queries queries = queries_of(decoder, q, out, unit);
     struct refusal refusal;
-    worker_measure_keys(&plan->engine, &decoder->worker, 1, keys.k, keys.k_stride, keys.v, keys.v_stride, &refusal);
-    decode_take(&plan->engine, weights, keys.k, decoder->worker.half_norm[0], keys.v, decoder->log_weight, state);
+    worker_measure_keys(&plan->engine, &decoder->worker, weights->transform, &keys, &refusal);
+    worker_measure_queries(&plan->engine, &decoder->worker, weights->transform, &queries, &refusal);
+    worker_norms(&plan->engine, &decoder->worker, &queries);
+    decode_take(&plan->engine, weights, keys.k, decoder->worker.half_norm[0], keys.v, &decoder->features, state);
     for (int64_t h = 0; h < queries.n_heads; h++) {
-      decode_read(&plan->engine, weights, row_in(&plan->engine, queries.q, queries.q_head_stride, h), state,
-                  decoder->log_weight, decoder->sum, row_out(&plan->engine, queries.out, queries.out_head_stride, h));
+      double half_norm = plan->engine.shape.map ? queries.half_norm[h * queries.half_norm_head_stride] : 0;
+      decode_read(&plan->engine, weights, row_in(&plan->engine, queries.q, queries.q_head_stride, h), half_norm, state,
+                  &decoder->features, decoder->sum, row_out(&plan->engine, queries.out, queries.out_head_stride, h));
     }
   }
   decoder->n_tokens++;

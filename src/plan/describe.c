@@ -44,11 +44,16 @@ void favor_plan_info(const struct favor_plan *plan, struct favor_plan_info *info
       .block_tokens = plan->schedule.block_tokens,
       .state_bytes = plan->unit_bytes * (size_t)(problem->batch * problem->kv_heads),
       .state_rows = plan->engine.shape.features,
+      .is_strictly_causal = problem->is_causal && !estimate_is_any_measured(&plan->estimate),
       .memory_bytes = plan->memory_bytes,
       .flops = 4.0 * rows *
                ((double)plan->engine.shape.directions * (double)problem->key_width +
                 (double)plan->engine.shape.features * (double)problem->value_width),
   };
+  if (plan->schedule.kind == SCHEDULE_COPY) {
+    info->flops = 0;
+    info->state_bytes = 0;
+  }
 }
 
 void favor_plan_describe(const struct favor_plan *plan, char *text, size_t size) {
@@ -62,7 +67,9 @@ void favor_plan_describe(const struct favor_plan *plan, char *text, size_t size)
            (long long)info.state_rows, info.memory_bytes);
 }
 
-const void *favor_plan_projection(const struct favor_plan *plan) { return plan->stored_projection; }
+const void *favor_plan_projection(const struct favor_plan *plan) {
+  return plan->problem.method == FAVOR_METHOD_FAVOR ? plan->stored_projection : NULL;
+}
 
 void favor_plan_times(const struct favor_plan *plan, struct favor_plan_times *times) {
   *times = plan->times;

@@ -6,6 +6,16 @@
 
 static int64_t n_units(const struct favor_plan *plan) { return range_count(plan->units); }
 
+/* Since the plan was made. */
+static int64_t bytes_sent(const struct favor_plan *plan) {
+  const struct dist_group *const groups[] = {plan->groups[0], plan->groups[1], plan->estimate.group};
+  int64_t bytes = 0;
+  for (size_t i = 0; i < sizeof groups / sizeof groups[0]; i++) {
+    if (groups[i]) bytes += dist_group_bytes_sent(groups[i]);
+  }
+  return bytes;
+}
+
 void favor_plan_begin(struct favor_plan *plan) {
   int64_t features = plan->engine.shape.features;
   for (int slot = 0; slot < N_SLOTS; slot++) {
@@ -22,10 +32,8 @@ void favor_plan_begin(struct favor_plan *plan) {
   plan->is_combining = false;
   plan->times = (struct favor_plan_times){0};
   for (int i = 0; i < plan->threads; i++) plan->workers[i]->accumulate_s = 0;
-  plan->bytes_sent_before = 0;
-  for (int parity = 0; parity < 2; parity++) {
-    if (plan->groups[parity]) plan->bytes_sent_before += dist_group_bytes_sent(plan->groups[parity]);
-  }
+  estimate_begin(plan);
+  plan->bytes_sent_before = bytes_sent(plan);
 }
 
 enum favor_status plan_refuse(struct favor_context *context, const struct refusal *refusal) {
@@ -37,12 +45,19 @@ enum favor_status plan_refuse(struct favor_context *context, const struct refusa
                      "nothing; scale the input down",
                      refusal->tensor, (long long)refusal->head, (long long)refusal->token, refusal->tensor);
   }
+  if (refusal->kind == REFUSAL_TOO_LONG_TRANSFORMED) {
+    return dist_fail(context, FAVOR_EDATA,
+                     "%c of head %lld, token %lld is too long once it is shifted, balanced and scaled for the feature "
+                     "map: scale |x|^2 / 2 is then above 2^22, where features mean nothing; scale the input down",
+                     refusal->tensor, (long long)refusal->head, (long long)refusal->token);
+  }
   return dist_fail(context, FAVOR_EDATA,
                    "%s in %c, head %lld, token %lld: inputs must be finite in the precision of the run",
                    kinds[refusal->kind], refusal->tensor, (long long)refusal->head, (long long)refusal->token);
 }
 
 static enum favor_status combine_begin(struct favor_plan *plan) {
+  if (plan->outcome != FAVOR_OK) return plan->outcome; /* agreed before */
   plan->outcome = dist_agree(plan->context, DIST_SITE_COMBINE, 0, "");
   if (plan->outcome != FAVOR_OK) return plan->outcome;
   for (int parity = 0; parity < 2; parity++) {
@@ -70,11 +85,9 @@ static void combine_progress(struct favor_plan *plan) {
 static enum favor_status combine_end(struct favor_plan *plan) {
   if (!plan->is_combining) return plan->outcome;
   plan->is_combining = false;
-  plan->times.bytes_sent = -plan->bytes_sent_before;
   for (int parity = 0; parity < 2; parity++) {
     if (!plan->groups[parity]) continue;
     dist_group_end(plan->groups[parity]);
-    plan->times.bytes_sent += dist_group_bytes_sent(plan->groups[parity]);
     bool has_prefix = plan->problem.is_causal && !plan->schedule.spans[parity].is_first;
     if (!has_prefix || !plan->rows[SLOT_WAITING]) continue;
     memcpy(plan->rows[SLOT_WAITING], plan->received[parity], plan->unit_bytes * (size_t)n_units(plan));
@@ -82,24 +95,38 @@ static enum favor_status combine_end(struct favor_plan *plan) {
   return dist_has_failed(plan->context) ? plan->context->pending.code : FAVOR_OK;
 }
 
+/* The verbs in which ranks meet. */
+static enum favor_status meet(struct favor_plan *plan, enum favor_verb verb) {
+  const double begin = clock_now_s();
+  enum favor_status status = FAVOR_OK;
+  if (verb == FAVOR_COMBINE_BEGIN) status = combine_begin(plan);
+  if (verb == FAVOR_COMBINE_END) status = combine_end(plan);
+  if (verb == FAVOR_ESTIMATE) status = estimate_step(plan);
+  plan->times.bytes_sent = bytes_sent(plan) - plan->bytes_sent_before;
+  plan->times.reduce_s += clock_now_s() - begin;
+  return status;
+}
+
 enum favor_status favor_plan_run_step(struct favor_plan *plan, int64_t index, const struct favor_input *q,
                                       const struct favor_input *k, const struct favor_input *v,
                                       const struct favor_output *out) {
   const struct planned_step *planned = &plan->schedule.steps[index];
   enum favor_verb verb = planned->step.verb;
+  if (verb == FAVOR_COMBINE_BEGIN || verb == FAVOR_COMBINE_END || verb == FAVOR_ESTIMATE) return meet(plan, verb);
   double begin = clock_now_s();
-  if (verb == FAVOR_COMBINE_BEGIN || verb == FAVOR_COMBINE_END) {
-    enum favor_status status = verb == FAVOR_COMBINE_BEGIN ? combine_begin(plan) : combine_end(plan);
-    plan->times.reduce_s += clock_now_s() - begin;
-    return status;
-  }
   if (plan->outcome != FAVOR_OK) return plan->outcome;
   if (dist_has_failed(plan->context)) return plan->context->pending.code;
   struct step_arrays arrays = {.begin = planned->step.token_begin, .q = q, .k = k, .v = v, .out = out};
   struct range range = {planned->step.token_begin, planned->step.token_end};
-  if (verb == FAVOR_ABSORB) {
+  if (verb == FAVOR_MEASURE) {
+    execute_measure(plan, &arrays, range);
+    plan->times.features_state_s += clock_now_s() - begin;
+  } else if (verb == FAVOR_ABSORB) {
     execute_absorb(plan, &arrays, range, planned->slot);
     plan->times.features_state_s += clock_now_s() - begin;
+  } else if (plan->schedule.kind == SCHEDULE_COPY) {
+    execute_copy(plan, &arrays, range);
+    plan->times.output_s += clock_now_s() - begin;
   } else {
     execute_emit(plan, &arrays, range, planned->slot, (planned->step.needs & FAVOR_NEEDS_K) != 0);
     plan->times.output_s += clock_now_s() - begin;

@@ -11,7 +11,7 @@ static int64_t n_units(const struct favor_plan *plan) { return range_count(plan-
 
 /* The slots that the schedule uses. */
 static bool has_slot(const struct favor_plan *plan, int slot) {
-  if (n_units(plan) == 0) return false;
+  if (n_units(plan) == 0 || plan->schedule.kind == SCHEDULE_COPY) return false;
   const struct span *spans = plan->schedule.spans;
   if (slot == SLOT_OWN) return true;
   if (slot != SLOT_WAITING) return spans[slot - SLOT_SPAN_0].is_member;
@@ -25,7 +25,7 @@ static bool has_received(const struct favor_plan *plan, int parity) {
 
 /* Causal heads are sequential, so threads beyond the heads share one by chunks of tokens. */
 static int64_t count_chunks(const struct favor_plan *plan) {
-  if (!plan->problem.is_causal || n_units(plan) == 0 || plan->threads <= n_units(plan)) return 0;
+  if (plan->schedule.kind != SCHEDULE_CAUSAL || n_units(plan) == 0 || plan->threads <= n_units(plan)) return 0;
   return (plan->threads + n_units(plan) - 1) / n_units(plan);
 }
 
@@ -36,9 +36,8 @@ static size_t worker_whole_bytes(const struct favor_plan *plan) {
 }
 
 size_t plan_token_bytes(const struct favor_plan *plan) {
-  const struct kernel_shape *shape = &plan->engine.shape;
   int64_t heads = n_units(plan) * (plan->engine.heads_per_key + 1);
-  return (size_t)(heads * (shape->key_width + shape->value_width)) * plan->engine.real_bytes;
+  return (size_t)(heads * (plan->engine.key_width + plan->engine.shape.value_width)) * plan->engine.real_bytes;
 }
 
 size_t plan_fixed_bytes(const struct favor_plan *plan) {
@@ -50,7 +49,8 @@ size_t plan_fixed_bytes(const struct favor_plan *plan) {
     n_states += has_received(plan, parity) + 2 * has_slot(plan, SLOT_SPAN_0 + parity);
   }
   m_d *= (size_t)plan->engine.shape.key_width;
-  return n_states * plan->unit_bytes * (size_t)n_units(plan) + (size_t)plan->threads * worker_whole_bytes(plan) +
+  return estimate_bytes(plan) + n_states * plan->unit_bytes * (size_t)n_units(plan) +
+         (size_t)plan->threads * worker_whole_bytes(plan) +
          (size_t)plan->n_projections * (m_d * (sizeof(double) + plan->engine.real_bytes) + weights_bytes +
                                         (size_t)plan->transform_count * sizeof(double));
 }
@@ -124,6 +124,8 @@ void plan_allocate(struct favor_plan *plan) {
   } else {
     dist_fail(plan->context, FAVOR_ENOMEM, "no memory for locks");
   }
+  plan->weights = memory_zeroed((size_t)n_units(plan), sizeof *plan->weights);
+  if (!plan->weights) dist_fail(plan->context, FAVOR_ENOMEM, "no memory for %lld heads", (long long)n_units(plan));
   allocate_workers(plan);
   schedule_build(&plan->schedule);
   plan->schedule.steps = memory_zeroed((size_t)plan->schedule.n_steps, sizeof *plan->schedule.steps);

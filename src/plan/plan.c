@@ -13,10 +13,23 @@
 /* Rows longer than this, times the longest token allowed, would leave the range of exponents. */
 #define LONGEST_PROJECTION_ROW 0x1p16
 
+/* The mean is FAVOR+ with one feature that is 1 whatever the token: a projection of one row of zeros and no norms. What
+ * needs no state has the same stand-in. */
+static void reduce_to_one_feature(struct favor_problem *problem) {
+  problem->map = FAVOR_MAP_POSITIVE;
+  problem->features = 1;
+  problem->projection = FAVOR_PROJECTION_ORTHOGONAL;
+  problem->has_projection_per_head = false;
+  problem->key_shift = FAVOR_KEY_SHIFT_NONE;
+  problem->balance = FAVOR_BALANCE_NONE;
+}
+
 /* Copies what the problem points to, and fills in its defaults. */
 static void copy_problem(struct favor_plan *plan, const struct favor_problem *problem) {
   plan->problem = *problem;
   plan->problem.projection_data = NULL;
+  plan->problem.estimates = NULL;
+  if (problem->method != FAVOR_METHOD_FAVOR) reduce_to_one_feature(&plan->problem);
   if (problem->scale == 0) plan->problem.scale = 1 / sqrt((double)problem->key_width);
   int64_t n_segments = problem->segments ? problem->n_segments : 1;
   plan->offsets = memory_zeroed((size_t)n_segments + 1, sizeof *plan->offsets);
@@ -56,9 +69,13 @@ static void choose_grid(struct favor_plan *plan) {
                                  .offsets = plan->offsets,
                                  .run_tokens = engine_run_tokens(&plan->engine)};
   struct schedule *schedule = &plan->schedule;
-  schedule->is_causal = problem->is_causal;
+  schedule->kind = problem->method == FAVOR_METHOD_COPY ? SCHEDULE_COPY
+                   : problem->is_causal                 ? SCHEDULE_CAUSAL
+                                                        : SCHEDULE_BIDIRECTIONAL;
+  schedule->has_estimate = estimate_is_any_measured(&plan->estimate);
   schedule->tokens = &plan->tokens;
-  for (int64_t part = 0; part < plan->grid.tokens && !schedule->has_spans; part++) {
+  const bool has_states = schedule->kind != SCHEDULE_COPY;
+  for (int64_t part = 0; has_states && part < plan->grid.tokens && !schedule->has_spans; part++) {
     tokens_spans(&plan->tokens, plan->grid.tokens, part, schedule->spans);
     schedule->has_spans = schedule->spans[0].is_member || schedule->spans[1].is_member;
   }
@@ -72,14 +89,14 @@ static void choose_grid(struct favor_plan *plan) {
               (long long)range_count(plan->units), (long long)plan->engine.shape.features);
   }
   schedule->shard = tokens_shard(&plan->tokens, plan->grid.tokens, column);
-  tokens_spans(&plan->tokens, plan->grid.tokens, column, schedule->spans);
+  if (has_states) tokens_spans(&plan->tokens, plan->grid.tokens, column, schedule->spans);
 }
 
 /* Draws into plan->projection, and what the fast transform of a Hadamard projection needs. */
 static void draw(struct favor_plan *plan) {
   const struct favor_problem *problem = &plan->problem;
   int64_t m = problem->features, d = problem->key_width;
-  const int64_t padded = plan->engine.shape.hadamard_width;
+  const int64_t padded = plan->transform_count > 0 ? projection_hadamard_width(d) : 0;
   double *work = memory_zeroed(padded > 0 ? (size_t)padded : projection_work_count(d), sizeof *work);
   if (!work) dist_fail(plan->context, FAVOR_ENOMEM, "no memory to draw a projection of width %lld", (long long)d);
   for (int64_t g = 0; work && g < plan->n_projections; g++) {
@@ -94,8 +111,7 @@ static void draw(struct favor_plan *plan) {
   free(work);
 }
 
-/* To the precision that products have. */
-static double round_weight(enum favor_precision precision, double w) {
+double plan_round_weight(enum favor_precision precision, double w) {
   if (precision == FAVOR_PRECISION_F64) return w;
   if (precision == FAVOR_PRECISION_F32 || !isfinite(w)) return (double)(float)w;
   enum { BFLOAT16_BITS = 8 };
@@ -110,18 +126,20 @@ static void draw_projection(struct favor_plan *plan, const double *data) {
   const struct favor_problem *problem = &plan->problem;
   int64_t m = problem->features, d = problem->key_width, count = plan->n_projections * m * d;
   if (!plan->projection || !plan->transform || plan->context->rank != 0) return;
+  if (problem->method != FAVOR_METHOD_FAVOR) return;
   if (data) {
     memcpy(plan->projection, data, (size_t)count * sizeof *data);
   } else {
     draw(plan);
   }
-  for (int64_t i = 0; i < count; i++) plan->projection[i] = round_weight(problem->precision, plan->projection[i]);
+  for (int64_t i = 0; i < count; i++) plan->projection[i] = plan_round_weight(problem->precision, plan->projection[i]);
+  const double longest = problem->map == FAVOR_MAP_OPRF ? sqrt(LONGEST_PROJECTION_ROW) : LONGEST_PROJECTION_ROW;
   for (int64_t row = 0; row < plan->n_projections * m; row++) {
     double norm2 = 0;
     for (int64_t i = row * d; i < (row + 1) * d; i++) norm2 += plan->projection[i] * plan->projection[i];
-    if (norm2 <= LONGEST_PROJECTION_ROW * LONGEST_PROJECTION_ROW) continue;
+    if (norm2 <= longest * longest) continue;
     dist_fail(plan->context, FAVOR_EDATA, "row %lld of the projection is not finite or longer than %g", (long long)row,
-              LONGEST_PROJECTION_ROW);
+              longest);
     return;
   }
 }
@@ -130,52 +148,81 @@ static void allocate_projection(struct favor_plan *plan) {
   const struct favor_problem *problem = &plan->problem;
   size_t count = (size_t)(problem->features * problem->key_width);
   plan->n_projections = problem->has_projection_per_head ? problem->kv_heads : 1;
-  plan->projection = memory_zeroed((size_t)plan->n_projections * count, sizeof(double));
+  plan->projection = memory_zeroed((size_t)(plan->n_projections * problem->features),
+                                   (size_t)plan->engine.shape.key_width * sizeof(double));
   plan->stored_projection = memory_zeroed((size_t)plan->n_projections * count, plan->engine.real_bytes);
-  plan->weights = memory_zeroed((size_t)plan->n_projections, sizeof *plan->weights);
   plan->packed = memory_zeroed((size_t)plan->n_projections, plan->engine.ops->weights_bytes(&plan->engine.shape));
-  if (plan->engine.shape.hadamard_width > 0) {
-    plan->transform_count = problem->features + projection_signs_count(problem->features, problem->key_width);
-  }
   plan->transform = memory_zeroed((size_t)(plan->n_projections * plan->transform_count), sizeof *plan->transform);
-  if (!plan->projection || !plan->stored_projection || !plan->transform || !plan->weights || !plan->packed) {
+  if (!plan->projection || !plan->stored_projection || !plan->transform || !plan->packed) {
     dist_fail(plan->context, FAVOR_ENOMEM, "no memory for the projection");
   }
 }
 
-/* Stores W as it is and packs W sqrt(scale) / ln 2. */
+/* Where the engine has columns of biases beside those of W: makes room for them from the last row back, and fills them
+ * with (|w_r|^2 - D) / plan_bias_unit(), in bf16 its high part twice and the rest. */
+static void add_biases(struct favor_plan *plan) {
+  const enum favor_precision precision = plan->problem.precision;
+  const int64_t width = plan->problem.key_width, row_width = plan->engine.shape.key_width;
+  if (row_width == width) return;
+  for (int64_t row = plan->n_projections * plan->problem.features - 1; row >= 0; row--) {
+    double *w = plan->projection + row * row_width, norm2 = 0;
+    memmove(w, plan->projection + row * width, (size_t)width * sizeof *w);
+    for (int64_t d = 0; d < width; d++) norm2 += w[d] * w[d];
+    const double bias = (norm2 - (double)width) / plan_bias_unit(plan);
+    w[width] = plan_round_weight(precision, bias);
+    if (row_width == width + 1) continue;
+    w[width + 1] = w[width];
+    w[width + 2] = plan_round_weight(precision, bias - w[width]);
+  }
+}
+
+/* Stores W as it is and packs W sqrt(scale) / ln 2, or W sqrt(scale) for a map of kernel/map.h; a key head's parameters
+ * go beside it. */
 static void pack_projection(struct favor_plan *plan) {
   const struct engine *engine = &plan->engine;
   int64_t count = engine->shape.directions * engine->shape.key_width;
-  double factor = sqrt(plan->problem.scale) / 0.693147180559945309417232121458176568;
-  for (int64_t i = 0; i < plan->n_projections * count; i++) {
+  double factor = sqrt(plan->problem.scale);
+  if (!engine->shape.map) factor /= 0.693147180559945309417232121458176568;
+  for (int64_t i = 0; i < plan->n_projections * engine->shape.directions * engine->key_width; i++) {
     if (engine->precision == FAVOR_PRECISION_F64) {
       ((double *)plan->stored_projection)[i] = plan->projection[i];
     } else {
       ((float *)plan->stored_projection)[i] = (float)plan->projection[i];
     }
   }
+  add_biases(plan);
   for (int64_t g = 0; g < plan->n_projections; g++) {
     double *w = plan->projection + g * count;
     void *packed = (char *)plan->packed + (size_t)g * engine->ops->weights_bytes(&engine->shape);
     const double *transform = plan->transform + g * plan->transform_count;
     struct kernel_projection projection = {.w = w};
-    if (plan->transform_count > 0) {
+    if (engine->shape.hadamard_width > 0) {
       projection.lengths = transform;
       projection.signs = transform + engine->shape.directions;
     }
     engine->ops->pack_weights(&engine->shape, &projection, factor, packed);
     for (int64_t i = 0; i < count; i++) w[i] *= factor;
-    plan->weights[g] = (struct head_weights){.packed = packed, .exact = w};
+  }
+  for (int64_t unit = 0; unit < range_count(plan->units); unit++) {
+    int64_t g = plan->n_projections == 1 ? 0 : (plan->units.begin + unit) % plan->problem.kv_heads;
+    plan->weights[unit] =
+        (struct head_weights){.packed = (char *)plan->packed + (size_t)g * engine->ops->weights_bytes(&engine->shape),
+                              .exact = plan->projection + g * count,
+                              .parameters.eps = map_eps(plan->problem.map, plan->problem.eps),
+                              .transform = engine->has_transform ? &plan->estimate.transforms[unit] : NULL};
   }
 }
 
-/* Collective: D' where the projection is drawn as a Hadamard one, else 0. Rank 0 alone knows whether one is given. */
-static int64_t hadamard_width(const struct favor_plan *plan, const double *data) {
-  int64_t width = data ? 0 : projection_hadamard_width(plan->problem.key_width);
-  if (plan->problem.projection != FAVOR_PROJECTION_HADAMARD) return 0;
+/* Collective: sets the engine's width of a projection that is drawn as a Hadamard one. Rank 0 alone knows whether one
+ * is given. A W with columns of biases has no fast transform. */
+static void choose_transform(struct favor_plan *plan, const double *data) {
+  const struct favor_problem *problem = &plan->problem;
+  int64_t width = data ? 0 : projection_hadamard_width(problem->key_width);
+  if (problem->projection != FAVOR_PROJECTION_HADAMARD) return;
   dist_broadcast(plan->context, &width, sizeof width);
-  return width;
+  if (width == 0) return;
+  plan->transform_count = problem->features + projection_signs_count(problem->features, problem->key_width);
+  if (plan->engine.shape.key_width == problem->key_width) plan->engine.shape.hadamard_width = width;
 }
 
 /* A group a span and row of the grid, in two rounds. */
@@ -191,18 +238,24 @@ static void make_groups(struct favor_plan *plan) {
 }
 
 /* The steps of creation, each with its agreement. */
-static enum favor_status create(struct favor_plan *plan, const struct favor_problem *problem) {
+static enum favor_status create(struct favor_plan *plan, const struct favor_problem *given) {
   struct favor_context *context = plan->context;
-  copy_problem(plan, problem);
-  const struct kernel *kernel = kernel_find(problem->kernel, (int)problem->precision);
+  const double *projection_data = given->projection_data;
+  const struct favor_estimates *estimates = given->estimates;
+  copy_problem(plan, given);
+  const struct favor_problem *problem = &plan->problem;
+  const struct kernel *kernel = kernel_find(problem->kernel, (int)problem->precision, map_at(problem->map)->rows);
   plan->problem.kernel = kernel->name;
   plan->engine = engine_make(kernel, problem->precision, problem->key_width, problem->value_width, problem->features,
-                             map_signs(problem->map), problem->heads / problem->kv_heads, plan->problem.scale);
-  plan->engine.shape.hadamard_width = hadamard_width(plan, problem->projection_data);
+                             map_signs(problem->map), problem->heads / problem->kv_heads, problem->scale);
+  plan->engine.shape.map = map_at(problem->map)->rows;
+  if (problem->method != FAVOR_METHOD_FAVOR) plan->engine.half_norm_factor = 0;
+  estimate_choose(plan, estimates);
+  choose_transform(plan, projection_data);
   plan->unit_bytes = engine_state_bytes(&plan->engine);
   check_longest_segment(plan);
   allocate_projection(plan);
-  draw_projection(plan, problem->projection_data);
+  draw_projection(plan, projection_data);
   enum favor_status status = dist_agree(context, DIST_SITE_PLAN_DRAW, 0, "");
   if (status != FAVOR_OK) return status;
   dist_broadcast(context, plan->projection,
@@ -215,10 +268,12 @@ static enum favor_status create(struct favor_plan *plan, const struct favor_prob
   status = dist_agree(context, DIST_SITE_PLAN_MEMORY, 0, "");
   if (status != FAVOR_OK) return status;
   make_groups(plan);
+  estimate_make_group(plan);
   status = dist_agree(context, DIST_SITE_PLAN_GROUPS, 0, "");
   if (status != FAVOR_OK) return status;
-  pack_projection(plan);
   plan_allocate(plan);
+  estimate_allocate(plan, estimates);
+  if (!dist_has_failed(context)) pack_projection(plan);
   return dist_agree(context, DIST_SITE_PLAN_MEMORY, 0, "");
 }
 
@@ -230,8 +285,11 @@ enum favor_status favor_plan_create(struct favor_context *context, const struct 
   bool is_valid = !dist_has_failed(context);
   struct favor_plan *new_plan = memory_zeroed(1, sizeof *new_plan);
   if (!new_plan) dist_fail(context, FAVOR_ENOMEM, "no memory for a plan");
-  uint64_t digest =
-      is_valid ? problem_digest(problem, kernel_find(problem->kernel, (int)problem->precision)) : DIST_DIGEST_START;
+  uint64_t digest = DIST_DIGEST_START;
+  if (is_valid) {
+    const struct kernel_map *map = map_at(problem->map)->rows;
+    digest = problem_digest(problem, kernel_find(problem->kernel, (int)problem->precision, map));
+  }
   enum favor_status status = dist_agree(context, DIST_SITE_PLAN_CHECK, digest, "problems, or run different kernels");
   if (status == FAVOR_OK) {
     new_plan->context = context;
@@ -249,6 +307,7 @@ enum favor_status favor_plan_create(struct favor_context *context, const struct 
 void favor_plan_destroy(struct favor_plan **plan) {
   if (!*plan) return;
   for (int parity = 0; parity < 2; parity++) dist_group_destroy(&(*plan)->groups[parity]);
+  estimate_free(&(*plan)->estimate);
   plan_free(*plan);
   free(*plan);
   *plan = NULL;

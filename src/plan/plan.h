@@ -2,6 +2,7 @@
 #ifndef FAVOR_PLAN_PLAN_H
 #define FAVOR_PLAN_PLAN_H
 
+#include <math.h>
 #include <omp.h>
 
 #include <favor/favor.h>
@@ -11,6 +12,7 @@
 #include "dist/group.h"
 #include "plan/binding.h"
 #include "plan/cost.h"
+#include "plan/estimate.h"
 #include "plan/schedule.h"
 #include "plan/tokens.h"
 
@@ -27,7 +29,7 @@ struct part {
 
 struct favor_plan {
   struct favor_context *context;
-  struct favor_problem problem; /* segments, kernel and projection_data are the plan's own */
+  struct favor_problem problem; /* segments, kernel, projection_data and estimates are the plan's own */
   struct engine engine;
   struct grid grid;
   int threads;
@@ -39,12 +41,13 @@ struct favor_plan {
   struct schedule schedule;
 
   int64_t n_projections;        /* 1, or G */
-  double *projection;           /* [n_projections][M][D], rounded to real; then as head_weights.exact */
+  double *projection;           /* [n_projections][M][D], rounded to real; then as head_weights.exact, D' columns */
   void *stored_projection;      /* real [n_projections][M][D] */
   int64_t transform_count;      /* signs and lengths of a Hadamard projection; else 0 */
   double *transform;            /* [n_projections][transform_count]: lengths [M], then signs */
-  struct head_weights *weights; /* [n_projections] */
-  void *packed;
+  struct head_weights *weights; /* [units] */
+  void *packed;                 /* [n_projections] */
+  struct estimate estimate;
 
   /* States: rows[slot] holds those of all units of this rank, NULL where the slot is not used. */
   size_t unit_bytes;
@@ -79,8 +82,12 @@ static inline void *plan_unit_rows(const struct favor_plan *plan, void *rows, in
   return (char *)rows + plan->unit_bytes * (size_t)unit;
 }
 static inline const struct head_weights *plan_weights(const struct favor_plan *plan, int64_t unit) {
-  int64_t head = (plan->units.begin + unit) % plan->problem.kv_heads;
-  return &plan->weights[plan->n_projections == 1 ? 0 : head];
+  return &plan->weights[unit];
 }
+
+/* To the precision that products have. */
+double plan_round_weight(enum favor_precision precision, double w);
+/* What the columns of W that carry biases are in units of, so that they are about as large as the others. */
+static inline double plan_bias_unit(const struct favor_plan *plan) { return sqrt(2 * (double)plan->problem.key_width); }
 
 #endif

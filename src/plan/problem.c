@@ -1,11 +1,19 @@
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
+#include "feature/map.h"
 #include "plan/plan.h"
 
 struct favor_problem favor_problem_default(void) {
-  return (struct favor_problem){
-      .batch = 1, .heads = 1, .kv_heads = 1, .key_width = 64, .value_width = 64, .features = 256, .kernel = "auto"};
+  return (struct favor_problem){.batch = 1,
+                                .heads = 1,
+                                .kv_heads = 1,
+                                .key_width = 64,
+                                .value_width = 64,
+                                .features = 256,
+                                .kernel = "auto",
+                                .eps = -1};
 }
 
 /* Widths and features are kept below 2^24 and arrays below 2^62 elements, so that products never overflow. */
@@ -37,17 +45,41 @@ static void check_sizes(struct favor_context *context, const struct favor_proble
   }
 }
 
-static void check_kernel(struct favor_context *context, const struct favor_problem *problem) {
-  static const char *const names[] = {"f32", "f64", "bf16"};
+static const char *const precision_names[] = {"f32", "f64", "bf16"};
+
+/* The precision has no kernel with the map, or not the one that is asked for. */
+static void check_kernel_of_map(struct favor_context *context, const struct favor_problem *problem) {
+  const struct map *map = map_at(problem->map);
   const int precision = (int)problem->precision;
-  if (kernel_find(problem->kernel, precision)) return;
-  const struct kernel *best = kernel_find("auto", precision);
+  char able[128] = "";
+  for (int i = 0, n = 0; kernel_at(i); i++) {
+    if (!kernel_find(kernel_at(i)->name, precision, map->rows)) continue;
+    n += snprintf(able + n, sizeof able - (size_t)n, "%s%s", n > 0 ? ", " : "", kernel_at(i)->name);
+  }
+  if (able[0] == '\0') {
+    dist_fail(context, FAVOR_EUSAGE, "no kernel has map %s in precision %s; use precision f32 or f64", map->name,
+              precision_names[precision]);
+    return;
+  }
+  dist_fail(context, FAVOR_EUSAGE, "kernel %s does not have map %s; in precision %s these do: %s", problem->kernel,
+            map->name, precision_names[precision], able);
+}
+
+static void check_kernel(struct favor_context *context, const struct favor_problem *problem) {
+  const char *const *names = precision_names;
+  const int precision = (int)problem->precision;
+  if (kernel_find(problem->kernel, precision, map_at(problem->map)->rows)) return;
+  if (kernel_find(problem->kernel, precision, NULL)) {
+    check_kernel_of_map(context, problem);
+    return;
+  }
+  const struct kernel *best = kernel_find("auto", precision, NULL);
   if (!best) {
     dist_fail(context, FAVOR_EUSAGE, "no kernel of this machine has precision %s; use precision f32", names[precision]);
     return;
   }
   for (int other = 0; other < KERNEL_N_PRECISIONS; other++) {
-    if (!kernel_find(problem->kernel, other)) continue;
+    if (!kernel_find(problem->kernel, other, NULL)) continue;
     dist_fail(context, FAVOR_EUSAGE,
               "kernel %s has no precision %s; use precision %s with it, or kernel %s for precision %s", problem->kernel,
               names[precision], names[other], best->name, names[precision]);
@@ -56,14 +88,68 @@ static void check_kernel(struct favor_context *context, const struct favor_probl
   dist_fail(context, FAVOR_EUSAGE, "kernel %s does not exist or this machine cannot run it", problem->kernel);
 }
 
+/* eps of a size that products of two of it still have in float. */
+#define LEAST_EPS 1e-30
+#define MOST_EPS 1e30
+
+static void check_eps(struct favor_context *context, const struct favor_problem *problem) {
+  const struct map *map = map_at(problem->map);
+  const double eps = map_eps(problem->map, problem->eps);
+  if (!map->is_generalised && eps > 0) {
+    dist_fail(context, FAVOR_EUSAGE, "eps is %g: map %s needs none and takes none; give eps 0", eps, map->name);
+  } else if (eps != 0 && !(eps >= LEAST_EPS && eps <= MOST_EPS)) {
+    dist_fail(context, FAVOR_EUSAGE, "eps is %g: it must be 0, or from %g to %g", eps, LEAST_EPS, MOST_EPS);
+  }
+}
+
+/* Maps that can answer with a quotient of nothing are not to be met by chance. */
+static void check_normaliser(struct favor_context *context, const struct favor_problem *problem) {
+  const struct map *map = map_at(problem->map);
+  if (problem->is_negative_allowed || !map_can_vanish(problem->map, map_eps(problem->map, problem->eps))) return;
+  if (map->sign == MAP_SIGNED) {
+    dist_fail(context, FAVOR_EUSAGE,
+              "map %s has negative features, so that normalisers can vanish and outputs be anything; use a map of "
+              "positive features (positive, relu, ...), or allow it (--allow-negative)",
+              map->name);
+  } else {
+    dist_fail(context, FAVOR_EUSAGE,
+              "map %s with eps 0 can have only features of 0, so that normalisers can vanish; give eps above 0 (1e-3 "
+              "is usual), use another map, or allow it (--allow-negative)",
+              map->name);
+  }
+}
+
+static void check_map(struct favor_context *context, const struct favor_problem *problem) {
+  const struct map *map = map_at(problem->map);
+  if (!map->name) {
+    dist_fail(context, FAVOR_EUSAGE, "map %d is not in this version", (int)problem->map);
+    return;
+  }
+  check_eps(context, problem);
+  check_normaliser(context, problem);
+  if (problem->projection != FAVOR_PROJECTION_NONE) return;
+  if (!map->is_generalised) {
+    dist_fail(context, FAVOR_EUSAGE,
+              "map %s is an estimate over random rows: projection none is for relu, elu and "
+              "other generalised maps",
+              map->name);
+  } else if (problem->features != problem->key_width) {
+    dist_fail(context, FAVOR_EUSAGE, "features is %lld: with projection none it must be the key width, %lld",
+              (long long)problem->features, (long long)problem->key_width);
+  }
+}
+
 static void check_choices(struct favor_context *context, const struct favor_problem *problem) {
   const struct {
     const char *name;
     int value, n;
   } choices[] = {
-      {"map", (int)problem->map, FAVOR_MAP_HYPERBOLIC + 1},
-      {"projection", (int)problem->projection, FAVOR_PROJECTION_HADAMARD + 1},
+      {"method", (int)problem->method, FAVOR_METHOD_COPY + 1},
+      {"map", (int)problem->map, FAVOR_MAP_IDENTITY + 1},
+      {"projection", (int)problem->projection, FAVOR_PROJECTION_NONE + 1},
       {"row_norm", (int)problem->row_norm, FAVOR_ROW_NORM_CHI + 1},
+      {"key_shift", (int)problem->key_shift, FAVOR_KEY_SHIFT_MEAN + 1},
+      {"balance", (int)problem->balance, FAVOR_BALANCE_FULL + 1},
       {"precision", (int)problem->precision, FAVOR_PRECISION_BF16 + 1},
       {"scan", (int)problem->scan, FAVOR_SCAN_CHAIN + 1},
   };
@@ -77,7 +163,26 @@ static void check_choices(struct favor_context *context, const struct favor_prob
     dist_fail(context, FAVOR_EUSAGE, "scale is %g: it must be from %g to %g, or 0 for width^-1/2", problem->scale,
               LEAST_SCALE, MOST_SCALE);
   }
+  check_map(context, problem);
   check_kernel(context, problem);
+  /* A projection may be given on rank 0 only, and its rows may have any lengths. */
+  if (problem->method == FAVOR_METHOD_FAVOR && problem->map == FAVOR_MAP_OPRF &&
+      problem->row_norm == FAVOR_ROW_NORM_SQRT) {
+    dist_fail(
+        context, FAVOR_EUSAGE,
+        "the oprf map weighs rows of the projection by their lengths, which must be chi's: with rows of one length "
+        "it would estimate another kernel; use row norm chi");
+  }
+  const bool is_moved = problem->key_shift != FAVOR_KEY_SHIFT_NONE || problem->balance != FAVOR_BALANCE_NONE;
+  if (problem->method == FAVOR_METHOD_FAVOR && is_moved && map_at(problem->map)->rows) {
+    dist_fail(context, FAVOR_EUSAGE,
+              "key shift and balance leave softmax attention as it is, which map %s does not "
+              "estimate; use them with positive, hyperbolic or oprf",
+              map_at(problem->map)->name);
+  }
+  if (problem->method != FAVOR_METHOD_FAVOR && problem->precision == FAVOR_PRECISION_BF16) {
+    dist_fail(context, FAVOR_EUSAGE, "precision bf16 is for the products of method favor; use f32 or f64");
+  }
   if (problem->threads < 0 || problem->block_tokens < 0 || problem->memory_bytes < 0) {
     dist_fail(context, FAVOR_EUSAGE, "threads, block_tokens and memory_bytes must not be negative");
   }
@@ -120,6 +225,7 @@ void problem_check(struct favor_context *context, const struct favor_problem *pr
   check_choices(context, problem);
   check_grid(context, problem);
   check_segments(context, problem);
+  if (!dist_has_failed(context)) estimate_check(context, problem);
 }
 
 uint64_t problem_digest(const struct favor_problem *problem, const struct kernel *kernel) {
@@ -131,7 +237,9 @@ uint64_t problem_digest(const struct favor_problem *problem, const struct kernel
                               problem->value_width,
                               problem->n_segments,
                               problem->is_causal,
+                              (int64_t)problem->method,
                               (int64_t)problem->map,
+                              problem->is_negative_allowed,
                               problem->features,
                               (int64_t)problem->projection,
                               (int64_t)problem->row_norm,
@@ -140,6 +248,8 @@ uint64_t problem_digest(const struct favor_problem *problem, const struct kernel
                               (int64_t)problem->layer,
                               (int64_t)problem->redraw,
                               (int64_t)problem->precision,
+                              (int64_t)problem->key_shift,
+                              (int64_t)problem->balance,
                               problem->grid_heads,
                               problem->grid_tokens,
                               (int64_t)problem->scan,
@@ -147,9 +257,11 @@ uint64_t problem_digest(const struct favor_problem *problem, const struct kernel
                               problem->memory_bytes};
   uint64_t digest = dist_digest(DIST_DIGEST_START, integers, sizeof integers);
   digest = dist_digest(digest, &problem->scale, sizeof problem->scale);
+  digest = dist_digest(digest, &problem->eps, sizeof problem->eps);
   if (problem->segments && problem->n_segments > 0) {
     digest = dist_digest(digest, problem->segments, (size_t)(problem->n_segments + 1) * sizeof *problem->segments);
   }
+  digest = estimate_digest(problem, digest);
   if (kernel) {
     const char *blas = kernel_blas_description();
     digest = dist_digest(digest, kernel->name, strlen(kernel->name));

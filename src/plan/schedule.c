@@ -91,9 +91,19 @@ static void build_causal(struct schedule *schedule) {
 
 void schedule_build(struct schedule *schedule) {
   schedule->n_steps = 0;
-  if (schedule->is_causal) {
-    build_causal(schedule);
-  } else {
+  if (schedule->has_estimate) {
+    add_blocks(schedule, FAVOR_MEASURE, SLOT_OWN, schedule->shard, FAVOR_NEEDS_Q | FAVOR_NEEDS_K);
+    add(schedule, FAVOR_ESTIMATE, SLOT_OWN, (struct range){0, 0}, 0);
+  }
+  switch (schedule->kind) {
+  case SCHEDULE_BIDIRECTIONAL:
     build_bidirectional(schedule);
+    break;
+  case SCHEDULE_CAUSAL:
+    build_causal(schedule);
+    break;
+  case SCHEDULE_COPY:
+    add_blocks(schedule, FAVOR_EMIT, SLOT_OWN, schedule->shard, FAVOR_NEEDS_V | FAVOR_NEEDS_OUT);
+    break;
   }
 }

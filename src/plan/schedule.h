@@ -22,12 +22,19 @@ struct planned_step {
   enum slot slot;
 };
 
+enum schedule_kind {
+  SCHEDULE_BIDIRECTIONAL,
+  SCHEDULE_CAUSAL,
+  SCHEDULE_COPY /* no states: values become outputs */
+};
+
 struct schedule {
-  bool is_causal;
+  enum schedule_kind kind;
   const struct tokens *tokens;
   struct range shard;
   struct span spans[2];
-  bool has_spans; /* anywhere: every rank then takes the combine steps */
+  bool has_spans;    /* anywhere: every rank then takes the combine steps */
+  bool has_estimate; /* something is estimated from the data, before all else */
   int64_t block_tokens;
   struct planned_step *steps; /* NULL: only count */
   int64_t n_steps;

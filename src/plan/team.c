@@ -15,16 +15,20 @@ struct work {
   struct range range;
 };
 
-static struct piece_keys keys_of(const struct work *work) {
+/* The rows of a head from a token on; NULL where the step has no such array. */
+static const void *rows_at(const struct work *work, const struct favor_input *x, int64_t head, int64_t token) {
   const struct engine *engine = &work->plan->engine;
+  return x ? row_in(engine, row_in(engine, x->data, x->head_stride, head), x->token_stride, token) : NULL;
+}
+
+static struct piece_keys keys_of(const struct work *work) {
   const struct favor_input *k = work->arrays->k, *v = work->arrays->v;
   int64_t token = work->range.begin - work->arrays->begin;
-  return (struct piece_keys){
-      .n = range_count(work->range),
-      .k = row_in(engine, row_in(engine, k->data, k->head_stride, work->unit), k->token_stride, token),
-      .v = row_in(engine, row_in(engine, v->data, v->head_stride, work->unit), v->token_stride, token),
-      .k_stride = k->token_stride,
-      .v_stride = v->token_stride};
+  return (struct piece_keys){.n = range_count(work->range),
+                             .k = rows_at(work, k, work->unit, token),
+                             .v = rows_at(work, v, work->unit, token),
+                             .k_stride = k ? k->token_stride : 0,
+                             .v_stride = v ? v->token_stride : 0};
 }
 
 static struct kernel_queries queries_of(const struct work *work) {
@@ -35,19 +39,17 @@ static struct kernel_queries queries_of(const struct work *work) {
   return (struct kernel_queries){
       .n = range_count(work->range),
       .n_heads = engine->heads_per_key,
-      .q = row_in(engine, row_in(engine, q->data, q->head_stride, head), q->token_stride, token),
+      .q = rows_at(work, q, head, token),
       .out = row_out(engine, row_out(engine, out->data, out->head_stride, head), out->token_stride, token),
-      .q_head_stride = q->head_stride,
-      .q_stride = q->token_stride,
+      .q_head_stride = q ? q->head_stride : 0,
+      .q_stride = q ? q->token_stride : 0,
       .out_head_stride = out->head_stride,
       .out_stride = out->token_stride};
 }
 
-/* Of the refusals that the threads of a step meet, keeps that of the lowest token (then tensor, then head). */
-static void refuse(const struct work *work, struct refusal refusal) {
-  struct favor_plan *plan = work->plan;
-  refusal.token += work->range.begin;
-  refusal.head += (plan->units.begin + work->unit) * (refusal.tensor == 'q' ? plan->engine.heads_per_key : 1);
+void execute_refuse(struct favor_plan *plan, int64_t unit, int64_t begin, struct refusal refusal) {
+  refusal.token += begin;
+  refusal.head += (plan->units.begin + unit) * (refusal.tensor == 'q' ? plan->engine.heads_per_key : 1);
 #pragma omp critical(favor_plan_refuse)
   {
     struct refusal *first = &plan->refusal;
@@ -57,6 +59,10 @@ static void refuse(const struct work *work, struct refusal refusal) {
          (refusal.tensor < first->tensor || (refusal.tensor == first->tensor && refusal.head < first->head)));
     if (is_earlier) *first = refusal;
   }
+}
+
+static void refuse(const struct work *work, struct refusal refusal) {
+  execute_refuse(work->plan, work->unit, work->range.begin, refusal);
 }
 
 static struct worker *own_worker(struct favor_plan *plan) { return plan->workers[omp_get_thread_num()]; }
@@ -385,6 +391,23 @@ void execute_emit(struct favor_plan *plan, const struct step_arrays *arrays, str
       attend_segments(plan, arrays, range, plan->rows[slot]);
     } else {
       emit_range(plan, arrays, range, plan->rows[slot]);
+    }
+    binding_leave(plan->binding);
+  }
+}
+
+void execute_copy(struct favor_plan *plan, const struct step_arrays *arrays, struct range range) {
+  int64_t run = plan->tokens.run_tokens, n_runs = count_pieces(range, run);
+#pragma omp parallel num_threads(plan->threads)
+  {
+    binding_enter(plan->binding);
+#pragma omp for
+    for (int64_t i = 0; i < n_units(plan) * n_runs; i++) {
+      struct work work = {plan, arrays, i / n_runs, piece_at(range, run, i % n_runs)};
+      struct piece_keys keys = keys_of(&work);
+      struct kernel_queries queries = queries_of(&work);
+      struct refusal refusal;
+      if (!attend_copy(&plan->engine, own_worker(plan), &keys, &queries, &refusal)) refuse(&work, refusal);
     }
     binding_leave(plan->binding);
   }

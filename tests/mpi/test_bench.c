@@ -10,6 +10,7 @@
 
 enum { HEADS = 2, TOKENS = 50, D = 6, E = 5, M = 7 };
 
+static const struct favor_estimates no_estimates = {0};
 static const struct bench_work work = {
     .heads = HEADS, .tokens = TOKENS, .key_width = D, .value_width = E, .features = M, .is_causal = true};
 
@@ -56,8 +57,8 @@ static void test_right_answers_pass(void **state) {
   (void)state;
   struct bench_data data;
   fill(&data);
-  assert_all(bench_check(&data, TOKENS, projection) <= 1e-7);
-  assert_all(bench_check(&data, TOKENS - 3, projection) <= 1e-7); /* of the first tokens only */
+  assert_all(bench_check(&data, TOKENS, projection, &no_estimates) <= 1e-7);
+  assert_all(bench_check(&data, TOKENS - 3, projection, &no_estimates) <= 1e-7); /* of the first tokens only */
   bench_data_release(&data);
 }
 
@@ -67,15 +68,15 @@ static void test_wrong_answers_are_found(void **state) {
   fill(&data);
   float *last = (float *)data.out + (HEADS * TOKENS - 1) * E, kept = *last;
   *last *= 1.01f;
-  assert_all(bench_check(&data, TOKENS, projection) > 2e-5);
+  assert_all(bench_check(&data, TOKENS, projection, &no_estimates) > 2e-5);
   *last = NAN;
-  assert_all(isinf(bench_check(&data, TOKENS, projection)));
+  assert_all(isinf(bench_check(&data, TOKENS, projection, &no_estimates)));
   *last = kept;
   attend_row(&data, 1, TOKENS - 1, TOKENS - 1); /* without its last key */
-  assert_all(bench_check(&data, TOKENS, projection) > 2e-5);
+  assert_all(bench_check(&data, TOKENS, projection, &no_estimates) > 2e-5);
   attend_row(&data, 1, TOKENS - 1, TOKENS);
   projection[2][3] *= 1.01f;
-  assert_all(bench_check(&data, TOKENS, projection) > 2e-5);
+  assert_all(bench_check(&data, TOKENS, projection, &no_estimates) > 2e-5);
   bench_data_release(&data);
 }
 

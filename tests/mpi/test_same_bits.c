@@ -272,6 +272,23 @@ static void a_hadamard_projection(void **state) {
   for_each_kind(a_hadamard_projection_of, 0);
 }
 
+/* Signed features, features of 0 and normalisers that vanish: in both modes and precisions in turns. */
+static void other_maps(void **state) {
+  (void)state;
+  static const enum favor_map maps[] = {FAVOR_MAP_RELU, FAVOR_MAP_TRIGONOMETRIC, FAVOR_MAP_TANH, FAVOR_MAP_RELU};
+  struct run_contexts contexts = run_contexts_open();
+  for (int i = 0; i < 4; i++) {
+    struct favor_problem problem = problem_of(i % 2, i / 2 % 2 ? FAVOR_PRECISION_F64 : FAVOR_PRECISION_F32);
+    problem.map = maps[i];
+    problem.eps = i == 3 ? 0 : -1;
+    problem.is_negative_allowed = true;
+    problem.projection = i == 3 ? FAVOR_PROJECTION_NONE : FAVOR_PROJECTION_SIMPLEX;
+    if (i == 3) problem.features = problem.key_width;
+    one_long_segment_of(&contexts, &problem);
+  }
+  run_contexts_close(&contexts);
+}
+
 /* Grouped heads and a batch; empty segments at both ends and in the middle, one token long, many runs long. */
 static void ragged_segments_of(const struct run_contexts *contexts, struct favor_problem *problem) {
   int64_t run = run_tokens_of(contexts->self, problem);
@@ -441,6 +458,7 @@ int main(int argc, char **argv) {
   const struct CMUnitTest tests[] = {
       mpi_unit_test(one_long_segment),
       mpi_unit_test(a_hadamard_projection),
+      mpi_unit_test(other_maps),
       mpi_unit_test(ragged_segments),
       mpi_unit_test(lengths_that_do_not_divide),
       mpi_unit_test(keys_that_span_40_bits),

@@ -49,7 +49,7 @@ static int64_t pick(struct draws *draws, const int64_t *from, int n) { return fr
 /* ---- shapes ------------------------------------------------------------------------------------------------------ */
 
 static bool can_run(int index, enum favor_precision precision) {
-  return kernel_find(favor_kernel_name(index), (int)precision) != NULL;
+  return kernel_find(favor_kernel_name(index), (int)precision, NULL) != NULL;
 }
 
 uint64_t case_count_kernels(enum favor_precision precision) {

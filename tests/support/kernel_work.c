@@ -128,11 +128,26 @@ void problem_take_hadamard(struct problem *p) {
   free(y);
 }
 
+void problem_take_map(struct problem *p, const struct kernel_map *map, double eps) {
+  p->shape.map = map;
+  p->shape.features = p->shape.directions * map->features_per_direction;
+  p->factor *= log(2);
+  p->parameters = (struct kernel_map_parameters){.eps = eps};
+  p->query_half_norm = calloc((size_t)(p->n_heads * p->n), sizeof *p->query_half_norm);
+  for (int64_t i = 0; i < p->n_heads * p->n; i++) {
+    int64_t row = i / p->n * p->q_head_stride + i % p->n * p->k_stride;
+    for (int64_t c = 0; c < p->shape.key_width; c++) {
+      p->query_half_norm[i] += pow(p->factor * real_get(p->precision, p->q.data, row + c), 2) / 2 / log(2);
+    }
+  }
+}
+
 void problem_destroy(struct problem *p) {
   free(p->w);
   free(p->signs);
   free(p->lengths);
   free(p->half_norm);
+  free(p->query_half_norm);
   guarded_destroy(&p->k);
   guarded_destroy(&p->v);
   guarded_destroy(&p->q);
@@ -159,12 +174,15 @@ void work_create(const struct kernel *kernel, const struct problem *p, struct wo
   memcpy(w->half_norm.data, p->half_norm, (size_t)p->n * sizeof(double));
   struct kernel_projection projection = {p->w, p->signs, p->lengths};
   w->ops->pack_weights(&p->shape, &projection, p->factor, w->weights.data);
-  w->job = (struct kernel_job){&p->shape, w->weights.data, w->scratch.data};
+  w->query_half_norm = guarded_create((size_t)(p->n_heads * p->n) * sizeof(double), p->side);
+  if (p->shape.map) memcpy(w->query_half_norm.data, p->query_half_norm, (size_t)(p->n_heads * p->n) * sizeof(double));
+  w->job = (struct kernel_job){&p->shape, w->weights.data, w->scratch.data, p->shape.map ? &p->parameters : NULL};
   w->sum = sum_of(w);
 }
 
 void work_destroy(struct work *w) {
-  struct guarded *all[] = {&w->weights, &w->scratch, &w->exponent, &w->s, &w->z, &w->out, &w->is_lost, &w->half_norm};
+  struct guarded *all[] = {&w->weights, &w->scratch,   &w->exponent,       &w->s, &w->z, &w->out,
+                           &w->is_lost, &w->half_norm, &w->query_half_norm};
   for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) guarded_destroy(all[i]);
 }
 
@@ -192,6 +210,8 @@ static struct kernel_queries queries_at(const struct work *w, int64_t t, int64_t
                                  .out_head_stride = p->n * p->shape.value_width,
                                  .out_stride = p->shape.value_width,
                                  .out_scale = p->is_scaled ? p->out_scale.data : NULL,
+                                 .half_norm = (const double *)(const void *)w->query_half_norm.data + t,
+                                 .half_norm_head_stride = p->n,
                                  .is_lost = is_lost};
 }
 

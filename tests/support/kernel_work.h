@@ -35,6 +35,8 @@ struct problem {
   double *w, factor;
   double *signs, *lengths; /* NULL, or the projection is a Hadamard one */
   double *half_norm;
+  double *query_half_norm;                 /* [n_heads][n]; NULL without a map */
+  struct kernel_map_parameters parameters; /* of the map */
   struct guarded k, v, q, v_scale, out_scale;
 };
 
@@ -43,6 +45,8 @@ struct problem problem_create(int precision, enum side side, int64_t d, int64_t 
                               double spread);
 /* Makes the projection a Hadamard one: signs and lengths, and from them W row by row as kernel.h defines it. */
 void problem_take_hadamard(struct problem *p);
+/* Makes the features those of a map, for kernels that have maps. */
+void problem_take_map(struct problem *p, const struct kernel_map *map, double eps);
 void problem_destroy(struct problem *p);
 
 /* The next random number, in [0, 1). */
@@ -56,7 +60,7 @@ struct work {
   const struct kernel *kernel;
   const struct kernel_ops *ops;
   const struct problem *problem;
-  struct guarded weights, scratch, exponent, s, z, out, is_lost, half_norm;
+  struct guarded weights, scratch, exponent, s, z, out, is_lost, half_norm, query_half_norm;
   struct kernel_job job;
   struct kernel_sum sum;
 };

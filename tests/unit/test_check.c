@@ -10,7 +10,7 @@
 
 #include "base/random.h"
 #include "core/check.h"
-#include "support/oracle.h"
+#include "support/map_cases.h"
 
 static const struct check_type float16 = {11, -14}, bfloat16 = {8, -126}, float32 = {24, -126};
 
@@ -218,6 +218,121 @@ static void test_answers_are_the_oracles(void **state) {
   }
 }
 
+/* ---- maps beside the exponential ones --------------------------------------------------------------------------- */
+
+static struct oracle_quotients quotients_of(const struct fixture *f, int64_t head) {
+  const struct shape *s = &f->shape;
+  const int64_t g = head / s->heads_per_key;
+  const struct oracle_head oracle = {.tokens = s->tokens,
+                                     .key_width = s->key_width,
+                                     .value_width = s->value_width,
+                                     .features = s->features,
+                                     .segments = s->has_segments ? f->segments : NULL,
+                                     .n_segments = N_SEGMENTS,
+                                     .is_causal = s->is_causal,
+                                     .projection = f->projection + g % s->projections * s->features * s->key_width};
+  return oracle_map_attend(&oracle, f->problem.map, f->problem.eps, f->q + head * s->tokens * s->key_width,
+                           f->k + g * s->tokens * s->key_width, f->v + g * s->tokens * s->value_width);
+}
+
+/* The largest error of an element, in units of what an error of 1 in the terms of both sums may do to the quotient. */
+static double largest_error_of_terms(const struct fixture *f, const struct check *check) {
+  const struct shape *s = &f->shape;
+  double own[8], worst = 0;
+  for (int64_t h = 0; h < n_heads(s); h++) {
+    struct oracle_quotients right = quotients_of(f, h);
+    for (int64_t i = 0; i < s->rows; i++) {
+      const int64_t token = f->tokens[i];
+      check_value(check, CHECK_DEFINITION, i, h, own);
+      for (int64_t e = 0; e < s->value_width; e++) {
+        const int64_t at = token * s->value_width + e;
+        double error = fabs(own[e] * right.normaliser[token] - right.numerator[at]);
+        double size = right.numerator_size[at] + fabs(own[e]) * right.normaliser_size[token];
+        if (!(error == 0)) worst = oracle_worse(worst, (double)(error / size));
+      }
+    }
+    oracle_quotients_destroy(&right);
+  }
+  return worst;
+}
+
+/* Outputs as sums that are rounded in single precision would give them: [rows][heads][E]. */
+static double *rounded_outputs(const struct fixture *f) {
+  const struct shape *s = &f->shape;
+  double *out = calloc((size_t)(s->rows * n_heads(s) * s->value_width), sizeof *out);
+  assert_non_null(out);
+  struct random_stream stream = random_stream(2, RANDOM_MAKE, 0, 0);
+  for (int64_t h = 0; h < n_heads(s); h++) {
+    struct oracle_quotients right = quotients_of(f, h);
+    for (int64_t i = 0; i < s->rows; i++) {
+      double deviates[10];
+      random_normal(&stream, (uint64_t)(10 * (h * s->rows + i)), 10, deviates);
+      const int64_t token = f->tokens[i];
+      double total = right.normaliser[token] + 0x1p-24 * deviates[9] * right.normaliser_size[token];
+      for (int64_t e = 0; e < s->value_width; e++) {
+        const int64_t at = token * s->value_width + e;
+        double sum = right.numerator[at] + 0x1p-24 * deviates[e] * right.numerator_size[at];
+        out[(i * n_heads(s) + h) * s->value_width + e] = total == 0 ? 0 : (double)(sum / total);
+      }
+    }
+    oracle_quotients_destroy(&right);
+  }
+  return out;
+}
+
+static const struct shape map_shapes[] = {
+    {"causal segments, a projection a head", 400, 4, 2, 8, 3, 7, 60, 2, 1.0, true, true, false},
+    {"bidirectional, long tokens", 300, 1, 2, 16, 4, 16, 60, 1, 8.0, false, false, false},
+};
+
+static void test_maps_are_the_oracles(void **state) {
+  (void)state;
+  for (int i = 0; i < 4 * N_MAP_CASES; i++) {
+    struct fixture fixture;
+    setup_case(&fixture, &map_shapes[i % 2]);
+    fixture.problem.map = map_cases[i / 4].map;
+    fixture.problem.eps = i / 2 % 2 && fixture.problem.map != FAVOR_MAP_TRIGONOMETRIC ? 1e-3 : 0;
+    for (int parts = 1; parts <= 4; parts += 3) {
+      struct check *check = check_in_parts(&fixture, parts);
+      const double error = largest_error_of_terms(&fixture, check);
+      if (!(error <= 1e-12))
+        fail_msg("%s, %s, eps %g: %.1e", map_cases[i / 4].name, map_shapes[i % 2].name, fixture.problem.eps, error);
+      check_destroy(&check);
+    }
+    teardown_case(&fixture);
+  }
+}
+
+/* What rounding does to quotients of sums that cancel is no fault; a hundredth more in every number is one. */
+static void test_cancelled_sums_are_forgiven(void **state) {
+  (void)state;
+  for (int i = 0; i < 2 * N_MAP_CASES; i++) {
+    struct fixture fixture;
+    setup_case(&fixture, &map_shapes[i % 2]);
+    fixture.problem.map = map_cases[i / 2].map;
+    const struct shape *s = &fixture.shape;
+    struct check *check = check_in_parts(&fixture, 1);
+    double *out = rounded_outputs(&fixture);
+    double worst = 0, least = INFINITY;
+    for (int pass = 0; pass < 2; pass++) {
+      for (int64_t h = 0; h < n_heads(s); h++) {
+        struct check_head judged;
+        check_judge(check, h, out, float32, &judged);
+        const double error = check_ratio(judged.definition_error, judged.definition);
+        if (pass == 0) worst = fmax(worst, fmax(error, judged.worst_error));
+        if (pass == 1) least = fmin(least, error);
+      }
+      for (int64_t j = 0; j < s->rows * n_heads(s) * s->value_width; j++) out[j] *= 1.01;
+    }
+    print_message("%s, %s: rounded %.1e, a hundredth off %.1e\n", map_cases[i / 2].name, s->name, worst, least);
+    assert_true(worst <= 1e-4);
+    assert_true(least >= 1e-3);
+    free(out);
+    check_destroy(&check);
+    teardown_case(&fixture);
+  }
+}
+
 /* ---- sampling --------------------------------------------------------------------------------------------------- */
 
 static void test_sample_is_distinct_and_has_the_ends(void **state) {
@@ -418,6 +533,8 @@ static void test_zero_output_of_zero_values_is_right(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_answers_are_the_oracles),
+      cmocka_unit_test(test_maps_are_the_oracles),
+      cmocka_unit_test(test_cancelled_sums_are_forgiven),
       cmocka_unit_test(test_sample_is_distinct_and_has_the_ends),
       cmocka_unit_test(test_row_ends_at_its_segment),
       cmocka_unit_test(test_blocks_nobody_attends_to_are_not_needed),

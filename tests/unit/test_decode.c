@@ -142,7 +142,7 @@ static void states_go_in_and_out(void **state) {
  * spread of 0.5, as in test_oracle. From a state of the batch, too. */
 static void bf16_is_decoded_unrounded(void **state) {
   (void)state;
-  if (!kernel_find("auto", FAVOR_PRECISION_BF16)) skip();
+  if (!kernel_find("auto", FAVOR_PRECISION_BF16, NULL)) skip();
   struct data *data = make_data(0.5);
   struct favor_plan *prefix = attend_in(FAVOR_PRECISION_BF16, data, CUT, FAVOR_MAP_POSITIVE);
   struct favor_plan *plan = attend_in(FAVOR_PRECISION_BF16, data, TOKENS, FAVOR_MAP_POSITIVE);

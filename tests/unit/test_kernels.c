@@ -202,6 +202,38 @@ static void keeps_its_bits_of(const struct kernel *kernel, int precision) {
   }
 }
 
+/* ---- maps -------------------------------------------------------------------------------------------------------- */
+
+/* Those of features above 0 first, whose outputs two kernels can be compared by. */
+static const struct kernel_map *const maps[] = {&kernel_map_relu,    &kernel_map_elu,           &kernel_map_exp,
+                                                &kernel_map_sigmoid, &kernel_map_abs,           &kernel_map_square,
+                                                &kernel_map_gelu,    &kernel_map_trigonometric, &kernel_map_tanh,
+                                                &kernel_map_cos,     &kernel_map_identity};
+enum { N_MAPS = sizeof maps / sizeof maps[0], N_POSITIVE_MAPS = 6 };
+
+static void agrees_with_maps_of(const struct kernel *kernel, int precision) {
+  if (!kernel->has_maps) return;
+  for (int i = 0; i < 3 * N_WIDTHS; i++) {
+    int64_t d = widths[i % N_WIDTHS], e = widths[(3 * i + 5) % N_WIDTHS], m = widths[(5 * i + i / N_WIDTHS) % N_WIDTHS];
+    int64_t n = i % 4 == 0 ? kernel->tile_tokens : i % 4 == 1 ? 2 * kernel->causal_tokens + 1 : 1 + 7 * i % 60;
+    struct problem p = problem_create(precision, i % 2 ? AT_START : AT_END, d, e, m, 1, n, 1);
+    problem_take_map(&p, maps[i % N_POSITIVE_MAPS], 1e-3);
+    compare_problem(kernel, &p);
+    problem_destroy(&p);
+  }
+}
+
+static void keeps_its_bits_with_maps_of(const struct kernel *kernel, int precision) {
+  if (!kernel->has_maps) return;
+  for (int i = 0; i < 3 * N_MAPS; i++) {
+    int64_t n = kernel->tile_tokens + kernel->causal_tokens / 2 + 1;
+    struct problem p = problem_create(precision, i % 2 ? AT_START : AT_END, 16, 33, 70, 1, n, i < N_MAPS ? 1 : 30);
+    problem_take_map(&p, maps[i % N_MAPS], i < 2 * N_MAPS ? 0 : 1e-3);
+    compare_bits(kernel, &p, n - kernel->causal_tokens / 4);
+    problem_destroy(&p);
+  }
+}
+
 static void measures_of(const struct kernel *kernel, int precision) {
   const struct kernel_ops *ops = &kernel->real[precision];
   for (int i = 0; i < N_WIDTHS; i++) {
@@ -240,6 +272,8 @@ KERNEL_TEST(agrees_at_every_hadamard_width)
 KERNEL_TEST(agrees_at_every_length)
 KERNEL_TEST(agrees_at_every_spread)
 KERNEL_TEST(keeps_its_bits)
+KERNEL_TEST(agrees_with_maps)
+KERNEL_TEST(keeps_its_bits_with_maps)
 KERNEL_TEST(measures)
 
 int main(void) {
@@ -250,6 +284,8 @@ int main(void) {
       cmocka_unit_test(agrees_at_every_hadamard_width),
       cmocka_unit_test(agrees_at_every_spread),
       cmocka_unit_test(keeps_its_bits),
+      cmocka_unit_test(agrees_with_maps),
+      cmocka_unit_test(keeps_its_bits_with_maps),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,5 +1,5 @@
-/* Lemma 2 of Choromanski et al. 2021 for the positive and the hyperbolic map: the mean square error of the kernel's
- * estimate times M, for |x| = |y| = 1 and iid rows, by quadrature over (w.x, w.y).
+/* Lemma 2 of Choromanski et al. 2021 for the positive, the hyperbolic and the trigonometric map: the mean square error
+ * of the kernel's estimate times M, for |x| = |y| = 1 and iid rows, by quadrature over (w.x, w.y).
  *
  * The features are those that the library computes. A head with the single direction w, keys x, y, 0 and the unit
  * vectors for values gives a query q the output (K(q, x), K(q, y), K(q, 0)) / sum, where K(a, b) = phi(a).phi(b) and
@@ -14,8 +14,9 @@
 
 /* The trapezoid rule converges geometrically for a Gaussian times exponentials (Trefethen and Weideman, "The
  * exponentially convergent trapezoidal rule", SIAM Review 2014). The integrand exp(2 w.(x + y)) exp(-|w|^2 / 2) has its
- * peak at 2 (x + y), at most 4 away from 0, and of the hyperbolic map there is another opposite. */
-enum { POINTS = 55, N_POINTS = POINTS * POINTS, TOKENS = 3, N_MAPS = 2 };
+ * peak at 2 (x + y), at most 4 away from 0, and of the hyperbolic map there is another opposite; that of the
+ * trigonometric map has cosines in place of exponentials. */
+enum { POINTS = 55, N_POINTS = POINTS * POINTS, TOKENS = 3, N_MAPS = 3 };
 static const double STEP = 0.5, FIRST = -13.5; /* to 13.5 */
 
 struct angle {
@@ -23,9 +24,11 @@ struct angle {
   double figure[N_MAPS], rounded[N_MAPS]; /* the error to four digits by map, and half a unit of the last; NAN: any */
 };
 
-/* In closed form: E cosh(w.z)^2 = (1 + exp(2 |z|^2)) / 2, z = x + y. */
+/* In closed form: E cosh(w.z)^2 = (1 + exp(2 |z|^2)) / 2, z = x + y; and, with d = x - y, E cos(w.d) = exp(-|d|^2 / 2)
+ * and E cos(w.d)^2 = (1 + exp(-2 |d|^2)) / 2, times exp(|x|^2 + |y|^2). */
 static double expected(enum favor_map map, double dot) {
   double square = exp(2 * dot);
+  if (map == FAVOR_MAP_TRIGONOMETRIC) return exp(2) * pow(1 - exp(-2 + 2 * dot), 2) / 2;
   return map == FAVOR_MAP_POSITIVE ? (exp(2 + 2 * dot) - 1) * square : (exp(-2) + exp(2 + 4 * dot)) / 2 - square;
 }
 
@@ -60,10 +63,10 @@ static double mean_square_error(const struct angle *angle, const double *out) {
 /* Of one map, at each angle. */
 static void compare(const struct run_contexts *contexts, struct favor_problem *problem, double *out) {
   static const struct angle angles[] = {
-      {{1, 0}, {0, 1}, {6.389, 2.762}, {5e-4, 5e-4}},
-      {{1, 0}, {1, 0}, {396.0, 194.4}, {0.05, 0.05}},
-      {{1, 0}, {-1, 0}, {0, 0}, {1e-8, 1e-8}},
-      {{0.6, 0.8}, {0.28, 0.96}, {(double)NAN, (double)NAN}, {0, 0}},
+      {{1, 0}, {0, 1}, {6.389, 2.762, 2.762}, {5e-4, 5e-4, 5e-4}},
+      {{1, 0}, {1, 0}, {396.0, 194.4, 0}, {0.05, 0.05, 1e-8}},
+      {{1, 0}, {-1, 0}, {0, 0, 3.560}, {1e-8, 1e-8, 5e-4}},
+      {{0.6, 0.8}, {0.28, 0.96}, {(double)NAN, (double)NAN, (double)NAN}, {0, 0, 0}},
   };
   for (size_t i = 0; i < sizeof angles / sizeof angles[0]; i++) {
     const struct angle *angle = &angles[i];
@@ -97,6 +100,7 @@ static void mean_square_error_is_that_of_lemma_2(void **state) {
   problem.features = 1;
   problem.scale = 1;
   problem.has_projection_per_head = true;
+  problem.is_negative_allowed = true;
   problem.projection_data = w;
   for (int map = 0; map < N_MAPS; map++) {
     problem.map = (enum favor_map)map;

@@ -145,8 +145,12 @@ static void test_refused_values(void **state) {
   refuse("attend in.h5 --grid 2", FAVOR_EUSAGE, "HxT");
   refuse("attend in.h5 --grid 0x2", FAVOR_EUSAGE, "HxT");
   refuse("attend in.h5 --causal=maybe", FAVOR_EUSAGE, "true or false");
-  refuse("attend in.h5 --map trigonometric", FAVOR_EUSAGE, "not one of: positive, hyperbolic");
-  refuse("attend in.h5 --projection simplex", FAVOR_EUSAGE, "not one of: orthogonal, gaussian, hadamard");
+  refuse("attend in.h5 --map softmax", FAVOR_EUSAGE,
+         "not one of: positive, hyperbolic, trigonometric, oprf, relu, elu");
+  refuse("attend in.h5 --eps -1e-3", FAVOR_EUSAGE, "--eps: '-1e-3' is not a number from 0");
+  refuse("attend in.h5 --eps nan", FAVOR_EUSAGE, "--eps: 'nan' is not a number from 0");
+  refuse("attend in.h5 --projection circulant", FAVOR_EUSAGE,
+         "not one of: orthogonal, gaussian, hadamard, simplex, none");
   refuse("attend in.h5 --kernel sse2", FAVOR_EUSAGE, "reference");
   refuse("make o.h5 --shape 1,2,3", FAVOR_EUSAGE, "B,H,N,D");
   refuse("make o.h5 --shape 1,2,3,0", FAVOR_EUSAGE, "B,H,N,D");

@@ -118,13 +118,50 @@ static void hadamard_entries_are_centred(void **state) {
   run_contexts_close(&contexts);
 }
 
+/* Rows of one block of D have pairwise the cosine -1 / (D - 1), the last, cut block too; lengths are sqrt(D). In one
+ * dimension a row is 1 or -1. */
+static void simplex_rows_are_far_apart(void **state) {
+  (void)state;
+  static const int64_t shapes[][2] = {{5, 1}, {7, 2}, {7, 3}, {64, 64}, {266, 64}, {200, 160}, {3, 16}};
+  struct run_contexts contexts = run_contexts_open();
+  for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
+    int64_t features = shapes[i][0], width = shapes[i][1];
+    struct favor_problem problem = problem_of(FAVOR_PROJECTION_SIMPLEX, FAVOR_ROW_NORM_SQRT, features, width);
+    double *w = draw(contexts.self, &problem), worst = 0;
+    for (int64_t r = 0; r < features; r++)
+      for (int64_t s = r / width * width; s <= r; s++) {
+        double expected = s == r ? 1 : -1 / (double)(width - 1);
+        worst = oracle_worse(worst, fabs(dot(w + r * width, w + s * width, width) / (double)width - expected));
+      }
+    free(w);
+    assert_all(worst < 1e-13);
+  }
+  run_contexts_close(&contexts);
+}
+
+/* u is the token itself. */
+static void none_is_the_identity(void **state) {
+  (void)state;
+  struct run_contexts contexts = run_contexts_open();
+  struct favor_problem problem = problem_of(FAVOR_PROJECTION_NONE, FAVOR_ROW_NORM_CHI, 5, 5);
+  problem.map = FAVOR_MAP_RELU;
+  problem.heads = problem.kv_heads = 2;
+  problem.has_projection_per_head = true;
+  for (problem.redraw = 0; problem.redraw < 2; problem.redraw++) {
+    double *w = draw(contexts.self, &problem);
+    for (int i = 0; i < 50; i++) assert_all(w[i] == (i % 25 / 5 == i % 5));
+    free(w);
+  }
+  run_contexts_close(&contexts);
+}
+
 /* With chi lengths rows stay orthogonal, and |w|^2 has the mean D and |w| the mean of chi(D). */
 static void chi_lengths_have_the_chi_mean(void **state) {
   (void)state;
   enum { ROWS = 8192 };
   static const int64_t widths[] = {1, 2, 8, 64};
   struct run_contexts contexts = run_contexts_open();
-  for (int projection = FAVOR_PROJECTION_ORTHOGONAL; projection <= FAVOR_PROJECTION_HADAMARD; projection++)
+  for (int projection = FAVOR_PROJECTION_ORTHOGONAL; projection <= FAVOR_PROJECTION_SIMPLEX; projection++)
     for (size_t i = 0; i < sizeof widths / sizeof widths[0]; i++) {
       int64_t width = widths[i];
       struct favor_problem problem = problem_of((enum favor_projection)projection, FAVOR_ROW_NORM_CHI, ROWS, width);
@@ -138,8 +175,8 @@ static void chi_lengths_have_the_chi_mean(void **state) {
       double variance = (double)width - mean * mean;
       assert_all(fabs(length - mean) < 5 * sqrt(variance / ROWS));
       assert_all(fabs(length2 - (double)width) < 5 * sqrt(2 * (double)width / ROWS));
-      if (projection != FAVOR_PROJECTION_GAUSSIAN && width > 1)
-        assert_all(fabs(dot(w, w + width, width)) < 1e-13 * (double)width);
+      bool is_orthogonal = projection == FAVOR_PROJECTION_ORTHOGONAL || projection == FAVOR_PROJECTION_HADAMARD;
+      if (is_orthogonal && width > 1) assert_all(fabs(dot(w, w + width, width)) < 1e-13 * (double)width);
       free(w);
     }
   run_contexts_close(&contexts);
@@ -170,11 +207,10 @@ enum { SEEDS = 96, FEATURES = 4096, WIDTH = 8, BLOCKS = SEEDS * FEATURES / WIDTH
 
 /* Every entry of a block has the mean 0 and the variance 1 over blocks. A QR without the sign of its R fails here by
  * tens of standard errors: its diagonal entries have one sign. */
-static void entries_of_blocks_are_centred(void **state) {
-  (void)state;
+static void entries_of_blocks_are_centred_of(enum favor_projection projection) {
   double mean[WIDTH * WIDTH] = {0}, square[WIDTH * WIDTH] = {0}, worst = 0;
   struct run_contexts contexts = run_contexts_open();
-  struct favor_problem problem = problem_of(FAVOR_PROJECTION_ORTHOGONAL, FAVOR_ROW_NORM_CHI, FEATURES, WIDTH);
+  struct favor_problem problem = problem_of(projection, FAVOR_ROW_NORM_CHI, FEATURES, WIDTH);
   for (problem.seed = 0; problem.seed < SEEDS; problem.seed++) {
     double *w = draw(contexts.self, &problem);
     for (int64_t i = 0; i < FEATURES * WIDTH; i++) {
@@ -190,12 +226,17 @@ static void entries_of_blocks_are_centred(void **state) {
   run_contexts_close(&contexts);
 }
 
-/* The kernel's estimate over exp(x.y), for x = y of length 1 along `direction`: E exp(w.z - |z|^2 / 2) = 1 for z = 2 x.
- * One row has the variance exp(|z|^2) - 1 = 53.6; orthogonal rows do not add to it. */
-static void kernel_along_a_diagonal_is_unbiased(void **state) {
+static void entries_of_blocks_are_centred(void **state) {
   (void)state;
+  entries_of_blocks_are_centred_of(FAVOR_PROJECTION_ORTHOGONAL);
+  entries_of_blocks_are_centred_of(FAVOR_PROJECTION_SIMPLEX);
+}
+
+/* The kernel's estimate over exp(x.y), for x = y of length 1 along `direction`: E exp(w.z - |z|^2 / 2) = 1 for z = 2 x.
+ * One row has the variance exp(|z|^2) - 1 = 53.6; orthogonal rows do not add to it, nor do those of a simplex. */
+static void kernel_along_a_diagonal_is_unbiased_of(enum favor_projection projection) {
   struct run_contexts contexts = run_contexts_open();
-  struct favor_problem problem = problem_of(FAVOR_PROJECTION_ORTHOGONAL, FAVOR_ROW_NORM_CHI, FEATURES, WIDTH);
+  struct favor_problem problem = problem_of(projection, FAVOR_ROW_NORM_CHI, FEATURES, WIDTH);
   double estimate[2] = {0, 0}, n_rows = (double)SEEDS * FEATURES;
   for (problem.seed = 0; problem.seed < SEEDS; problem.seed++) {
     double *w = draw(contexts.self, &problem);
@@ -215,6 +256,12 @@ static void kernel_along_a_diagonal_is_unbiased(void **state) {
   run_contexts_close(&contexts);
 }
 
+static void kernel_along_a_diagonal_is_unbiased(void **state) {
+  (void)state;
+  kernel_along_a_diagonal_is_unbiased_of(FAVOR_PROJECTION_ORTHOGONAL);
+  kernel_along_a_diagonal_is_unbiased_of(FAVOR_PROJECTION_SIMPLEX);
+}
+
 /* ---- what it depends on ------------------------------------------------------------------------------------------ */
 
 /* The correlation of two draws: 0 within five standard errors where they are independent. */
@@ -226,7 +273,7 @@ static void each_name_has_its_own(void **state) {
   (void)state;
   enum { M = 64, D = 32, COUNT = M * D };
   struct run_contexts contexts = run_contexts_open();
-  for (int projection = FAVOR_PROJECTION_ORTHOGONAL; projection <= FAVOR_PROJECTION_HADAMARD; projection++) {
+  for (int projection = FAVOR_PROJECTION_ORTHOGONAL; projection <= FAVOR_PROJECTION_SIMPLEX; projection++) {
     struct favor_problem base = problem_of((enum favor_projection)projection, FAVOR_ROW_NORM_CHI, M, D), other;
     base.heads = base.kv_heads = 3;
     base.has_projection_per_head = true;
@@ -274,6 +321,7 @@ static void nothing_else_changes_it(void **state) {
   (void)state;
   nothing_else_changes(FAVOR_PROJECTION_ORTHOGONAL);
   nothing_else_changes(FAVOR_PROJECTION_HADAMARD);
+  nothing_else_changes(FAVOR_PROJECTION_SIMPLEX);
 }
 
 /* A projection that was given is used as it is. */
@@ -306,6 +354,8 @@ int main(int argc, char **argv) {
       mpi_unit_test(blocks_are_orthogonal),
       mpi_unit_test(hadamard_blocks_are_orthogonal),
       mpi_unit_test(hadamard_entries_are_centred),
+      mpi_unit_test(simplex_rows_are_far_apart),
+      mpi_unit_test(none_is_the_identity),
       mpi_unit_test(chi_lengths_have_the_chi_mean),
       mpi_unit_test(gaussian_has_the_moments),
       mpi_unit_test(entries_of_blocks_are_centred),
