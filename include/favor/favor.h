@@ -125,6 +125,22 @@ enum favor_map {
   FAVOR_MAP_COS,           /* signed; cos(u) */
   FAVOR_MAP_IDENTITY       /* signed; u */
 };
+/* Positive and hyperbolic features in the form of public packages, phi(x) = R^-1/2 (exp(u - g - m) + eps): m is the
+ * largest u of the query's own features, and for keys the largest u of all features and tokens of the key head, or of
+ * the whole tensor, all batches and heads. Without eps and guard m cancels. With them later keys change earlier
+ * outputs, in causal attention too, and an eps above most of a token's features turns its attention into a mean of v.
+ */
+enum favor_key_max { FAVOR_KEY_MAX_NONE = 0 /* m = 0 */, FAVOR_KEY_MAX_HEAD, FAVOR_KEY_MAX_TENSOR };
+
+/* What is added to the normaliser, sum_j phi(q_i).phi(k_j), of positive and hyperbolic features. */
+enum favor_guard {
+  FAVOR_GUARD_NONE = 0,
+  FAVOR_GUARD_SUM,        /* guard */
+  FAVOR_GUARD_PLAIN_SUM,  /* guard / R: what features without R^-1/2 would have */
+  FAVOR_GUARD_NORMALISER, /* causal: guard sum_r phi_r(q_i), as if each feature of sum_j phi(k_j) had it; else none */
+  FAVOR_GUARD_SMALL       /* 2 guard where the sum is not above guard */
+};
+
 /* How W is made.
  *   orthogonal  rows of Haar-distributed orthogonal D x D blocks (Choromanski et al. 2021, section 2.4)
  *   gaussian    iid normal
@@ -166,6 +182,7 @@ struct favor_estimates {
   const double *key_shift; /* [key heads][D]: s */
   const double *balance;   /* [key heads][D], the diagonal of L, or [key heads][D][D], L */
   const double *oprf_a;    /* [key heads]: A */
+  const double *key_max;   /* [key heads]: m of the keys, favor_problem.key_max */
 };
 
 struct favor_problem {
@@ -183,7 +200,10 @@ struct favor_problem {
   enum favor_method method;
   enum favor_map map;
   double eps; /* added to every feature: 0, or from 1e-30 to 1e30; negative: the map's own, 1e-3 for the generalised
-                 maps and 0 for the others, which take no other yet */
+                 maps and 0 for the others, of which positive and hyperbolic alone take another (favor_key_max) */
+  enum favor_key_max key_max;
+  enum favor_guard guard_rule;
+  double guard; /* from 1e-30 to 1e30 where there is a rule */
   /* Accepts maps whose normaliser can vanish: the signed ones, and with eps 0 also relu, abs and square. The output of
    * a token whose normaliser is 0 is then 0, and one that passes the largest number is that number. */
   bool is_negative_allowed;
@@ -213,6 +233,22 @@ struct favor_problem {
 
 /* One head, width 64, 256 features, causal off, everything automatic; tokens 0. */
 FAVOR_API struct favor_problem favor_problem_default(void);
+
+/* Local: makes the problem compute what a public package does: its map, eps, key_max, guard, scale, row_norm and
+ * whether heads have projections of their own. The same projection then gives the package's outputs to the rounding of
+ * its floats; a drawn one is not the package's own. Profiles:
+ *
+ *   google-jax         google-research/performer, JAX: eps 1e-6, maximum of a head, guard 1e-6 of small sums
+ *   google-tf          google-research/performer, TensorFlow, of 2021 on: the same without guard
+ *   lucidrains         performer-pytorch from 1.1.1 on: eps 1e-4, maximum of a head, causal 1e-6 on normalisers
+ *   lucidrains-legacy  before 1.1.1: maximum of the whole tensor
+ *   idiap              pytorch-fast-transformers, Favor: hyperbolic, no eps, no maximum, guard 1e-6
+ *   slim               google-research's SLiM: no eps, no maximum, guard 1e-16, a projection a head; there causal only
+ *
+ * Errors: FAVOR_EUSAGE (no such profile), with the problem unchanged. */
+FAVOR_API enum favor_status favor_problem_set_profile(struct favor_problem *problem, const char *name);
+/* Local: the profiles; NULL past the last. */
+FAVOR_API const char *favor_profile_name(int index);
 
 /* ---- plan ------------------------------------------------------------------------------------------------------- */
 

@@ -72,6 +72,7 @@ static void attend_row_exactly(const struct engine *engine, struct worker *worke
     }
   }
   void *out = row_out(engine, queries->out, queries->out_stride, i);
+  mean.total = worker_guarded(engine, weights, query, query_exponent, mean.total, mean.top);
   for (int64_t e = 0; e < mean.width; e++) {
     double x = mean.total == 0 ? 0 : mean.sum[e] / mean.total;
     set_real(engine, out, e, x * (queries->out_scale ? real_at(engine, queries->out_scale, e) : 1));

@@ -198,19 +198,26 @@ static void weigh_rows(const struct check *check, int64_t key_head, int64_t n, d
   }
 }
 
-/* Features of n tokens x~, queries or (where there are tops) keys; tops: what was taken off a token's logarithms. */
-static void take_features(struct check *check, int64_t key_head, const double *x, int64_t n, double *logs,
+/* What a token's exponents are relative to, from its w_r.x~: enum favor_key_max. */
+static double maximum(const struct check *check, int64_t key_head, bool is_key, const double *products) {
+  if (!check->is_relative) return 0;
+  if (is_key) return check->problem.estimates.key_max[key_head];
+  return check_map_maximum(check->problem.map, check->problem.features, products);
+}
+
+/* Features of n tokens x~, queries or keys; tops: what was taken off a token's logarithms. */
+static void take_features(struct check *check, int64_t key_head, bool is_key, const double *x, int64_t n, double *logs,
                           double *features, double *tops) {
   const int64_t width = check->problem.key_width, m = check->n_features;
-  const bool is_exponential = !map_at(check->problem.map)->rows;
-  x = move_tokens(check, key_head, tops != NULL, x, n);
+  const bool is_exponential = !map_at(check->problem.map)->rows && !check->is_plain;
+  x = move_tokens(check, key_head, is_key, x, n);
   multiply_transposed(n, check->problem.features, width, x, projection_of(check, key_head), logs, m);
   if (check->problem.map == FAVOR_MAP_OPRF) weigh_rows(check, key_head, n, logs);
   for (int64_t i = 0; i < n; i++) {
     const double half_norm = half_norm_of(x + i * width, width);
-    const double top = is_exponential ? take_exponentials(check, logs + i * m, features + i * m) - half_norm
-                                      : take_mapped(check, half_norm, logs + i * m, features + i * m);
-    if (tops) tops[i] = top;
+    const double off = half_norm + maximum(check, key_head, is_key, logs + i * m);
+    tops[i] = is_exponential ? take_exponentials(check, logs + i * m, features + i * m) - half_norm
+                             : take_mapped(check, off, logs + i * m, features + i * m);
   }
 }
 
@@ -224,6 +231,7 @@ static bool allocate(struct check *check) {
   const size_t n_sums = (size_t)check->n_sums, n_signed = check->is_signed ? m : 0;
   check->q = memory_zeroed(queries * width, number);
   check->q_log = memory_zeroed(queries * m, number);
+  check->q_top = memory_zeroed(queries, number);
   check->q_feature = memory_zeroed(queries * m, number);
   check->tops = memory_zeroed(queries * n_sums, number);
   check->sums = memory_zeroed(queries * n_sums * columns, number);
@@ -243,7 +251,7 @@ static bool allocate(struct check *check) {
   check->answers = memory_zeroed(CHECK_N_ANSWERS * (size_t)problem->value_width, number);
   return check->q && check->q_log && check->q_feature && check->tops && check->sums && check->k && check->v &&
          check->k_log && check->k_feature && check->k_top && check->weights && check->answers && check->row &&
-         check->moved && check->inverse && check->signs && check->q_size && check->k_size;
+         check->moved && check->inverse && check->q_top && check->signs && check->q_size && check->k_size;
 }
 
 /* Its own rows and projection instead of the caller's. */
@@ -257,6 +265,8 @@ static bool copy_problem(struct check *check, const struct check_problem *proble
   check->n_queries = problem->n_rows * problem->heads_per_key;
   check->n_features = problem->features * map_signs(problem->map);
   check->is_signed = map_at(problem->map)->sign == MAP_SIGNED;
+  check->is_plain = map_at(problem->map)->plain_rows && (problem->eps > 0 || problem->guard_rule != FAVOR_GUARD_NONE);
+  check->is_relative = check->is_plain && problem->key_max != FAVOR_KEY_MAX_NONE;
   check->n_sums = check->is_signed ? CHECK_MAX_SUMS : CHECK_N_ANSWERS;
   if (!rows || !projection) return false;
   memcpy(rows, problem->rows, (size_t)problem->n_rows * sizeof *rows);
@@ -272,8 +282,8 @@ static void take_queries(struct check *check, const double *q) {
     double *own = check->q + g * check->n_queries * problem->key_width;
     for (int64_t i = 0; i < problem->n_rows; i++)
       scale_copy(q + (i * problem->key_heads + g) * group, group, sqrt(problem->scale), own + i * group);
-    take_features(check, g, own, check->n_queries, check->q_log + g * check->n_queries * m,
-                  check->q_feature + g * check->n_queries * m, NULL);
+    take_features(check, g, false, own, check->n_queries, check->q_log + g * check->n_queries * m,
+                  check->q_feature + g * check->n_queries * m, check->q_top + g * check->n_queries);
   }
 }
 
@@ -312,6 +322,7 @@ void check_destroy(struct check **check) {
   free(gone->moved);
   free(gone->q);
   free(gone->q_log);
+  free(gone->q_top);
   free(gone->q_feature);
   free(gone->tops);
   free(gone->sums);
@@ -486,7 +497,7 @@ static void load_tile(struct check *check, int64_t key_head, int64_t n, const do
     check->v[j * (1 + value_width)] = 1.0;
     memcpy(check->v + j * (1 + value_width) + 1, v + j * value_width, (size_t)value_width * sizeof *v);
   }
-  take_features(check, key_head, check->k, n, check->k_log, check->k_feature, check->k_top);
+  take_features(check, key_head, true, check->k, n, check->k_log, check->k_feature, check->k_top);
 }
 
 /* Both ends of A(i) grow with i, so the rows that need a tile stand together. */
@@ -541,7 +552,9 @@ int64_t check_place(const struct check *check, int number, int64_t row, int64_t 
 }
 
 void check_value(const struct check *check, enum check_answer answer, int64_t row, int64_t head, double *out) {
-  const int64_t width = check->problem.value_width;
-  const double *sums = check->sums + check_place(check, (int)answer, row, head) * (1 + width);
-  for (int64_t e = 0; e < width; e++) out[e] = sums[0] == 0 ? 0 : sums[1 + e] / sums[0];
+  const int64_t width = check->problem.value_width, place = check_place(check, (int)answer, row, head);
+  const double *sums = check->sums + place * (1 + width);
+  double total = sums[0];
+  if (answer == CHECK_DEFINITION && check->is_plain) total += check_guard(check, place, row, head);
+  for (int64_t e = 0; e < width; e++) out[e] = total == 0 ? 0 : sums[1 + e] / total;
 }

@@ -7,6 +7,7 @@
  *               sum with -w_r in place of w_r; of oprf 2 A |w_r|^2 + sqrt(1 - 4 A) w_r.(q~_i + k~_j) in place of
  *               w_r.q~_i + w_r.k~_j; with L q in place of q and L^-T (k - s) in place of k where they are balanced and
  *               shifted; of the other maps sum_r phi_r(q_i) phi_r(k_j)
+ *               with an eps or a guard of the normaliser in the form of enum favor_key_max and enum favor_guard
  *   exact       weight_ij = exp(q~_i.k~_j), softmax attention
  *   mean        weight_ij = 1, the trivial answer
  * Weights are kept relative to a running maximum of their logarithms, as in online softmax (Milakov and Gimelshein,
@@ -44,7 +45,12 @@ struct check_problem {
   int64_t heads_per_key; /* flat query head f reads flat key head f / heads_per_key */
   int64_t key_width, value_width;
   enum favor_map map;
-  double eps;       /* as it is used, not below 0 */
+  double eps; /* as it is used, not below 0 */
+  /* As in favor.h; the maximum itself comes with the estimates. */
+  enum favor_key_max key_max;
+  enum favor_guard guard_rule;
+  double guard;
+  bool is_causal;
   int64_t features; /* M, of the projection */
   double scale;
   const double *projection; /* [projections][M][D], copied; flat key head g uses number g % projections */

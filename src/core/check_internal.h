@@ -11,9 +11,11 @@ struct check {
   int64_t n_queries;            /* of one key head: n_rows * heads_per_key */
   int64_t n_features;           /* R: of M directions, with one sign or both */
   bool is_signed;               /* features and weights */
+  bool is_plain, is_relative;   /* an exponential map with an eps or a guard; less maxima in the exponent */
   int n_sums;                   /* CHECK_N_ANSWERS, and with signs CHECK_MAX_SUMS */
   double *q;                    /* [key_heads][n_queries][D]: q~ */
   double *q_log;                /* [key_heads][n_queries][R]: logarithms of features, less the query's largest */
+  double *q_top;                /* [key_heads][n_queries]: what was taken off */
   double *q_feature;            /* exp of it, with the feature's sign */
   int64_t most_tokens;          /* that features are taken of at a time */
   double *inverse;              /* [key_heads][D][D], of a full balance */
@@ -33,6 +35,9 @@ struct check {
   double *k_size;    /* [TILE][R] */
   double *answers;   /* [CHECK_N_ANSWERS][E], of the row that is judged */
 };
+
+/* What a guard adds to the definition's normaliser, which stands at `place`, in its units. */
+double check_guard(const struct check *check, int64_t place, int64_t row, int64_t head);
 
 /* Where the sums of this number stand for a row and flat query head, counted in queries. */
 int64_t check_place(const struct check *check, int number, int64_t row, int64_t head);

@@ -1,6 +1,16 @@
 #include <math.h>
 
 #include "core/check_internal.h"
+#include "core/check_map.h"
+
+double check_guard(const struct check *check, int64_t place, int64_t row, int64_t head) {
+  const int64_t group = check->problem.heads_per_key, m = check->n_features;
+  const int64_t query = head / group * check->n_queries + row * group + head % group;
+  double query_sum = 0;
+  for (int64_t r = 0; r < m; r++) query_sum += check->q_feature[query * m + r];
+  return check_map_guard(&check->problem, check->sums[place * (1 + check->problem.value_width)],
+                         check->tops[place] + check->q_top[query], query_sum, check->q_top[query]);
+}
 
 /* What signs left of the definition's normaliser: its size over the sum of its terms' sizes. */
 static double share_left(const struct check *check, int64_t row, int64_t head) {

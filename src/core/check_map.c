@@ -54,6 +54,12 @@ void check_map_features(enum favor_map map, double eps, int64_t directions, doub
     if (has_logs) {
       logs[r] = log_plus(log_of(map, u), eps);
       signs[r] = 1;
+    } else if (map == FAVOR_MAP_POSITIVE || map == FAVOR_MAP_HYPERBOLIC) {
+      logs[r] = log_plus(u - half_norm, eps);
+      signs[r] = 1;
+      if (map == FAVOR_MAP_POSITIVE) continue;
+      logs[directions + r] = log_plus(-u - half_norm, eps);
+      signs[directions + r] = 1;
     } else if (map == FAVOR_MAP_TRIGONOMETRIC) {
       const int64_t second = directions + r;
       set(cos(u), &logs[r], &signs[r]);
@@ -63,5 +69,31 @@ void check_map_features(enum favor_map map, double eps, int64_t directions, doub
     } else {
       set(value_of(map, u) + eps, &logs[r], &signs[r]);
     }
+  }
+}
+
+double check_map_maximum(enum favor_map map, int64_t directions, const double *products) {
+  double top = -INFINITY;
+  for (int64_t r = 0; r < directions; r++) {
+    top = fmax(top, map == FAVOR_MAP_HYPERBOLIC ? fabs(products[r]) : products[r]);
+  }
+  return top;
+}
+
+double check_map_guard(const struct check_problem *problem, double total, double log_scale, double query_sum,
+                       double log_query) {
+  const double guard = problem->guard;
+  const double rows = (double)(problem->features * (problem->map == FAVOR_MAP_HYPERBOLIC ? 2 : 1));
+  switch (problem->guard_rule) {
+  case FAVOR_GUARD_SUM:
+    return exp(log(guard * rows) - log_scale);
+  case FAVOR_GUARD_PLAIN_SUM:
+    return exp(log(guard) - log_scale);
+  case FAVOR_GUARD_NORMALISER:
+    return problem->is_causal ? exp(log(guard * sqrt(rows) * query_sum) + log_query - log_scale) : 0;
+  case FAVOR_GUARD_SMALL:
+    return log(total) + log_scale <= log(guard * rows) ? exp(log(2 * guard * rows) - log_scale) : 0;
+  default:
+    return 0;
   }
 }

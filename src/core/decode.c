@@ -35,6 +35,7 @@ void decode_read(const struct engine *engine, const struct head_weights *weights
     total += weight * state->z[r];
     for (int64_t e = 0; e < width; e++) sum[e] += weight * s[e];
   }
+  total = worker_guarded(engine, weights, features->fraction, features->exponent, total, highest);
   const double up = ldexp(1, DECODE_SHIFT);
   for (int64_t e = 0; e < width; e++) set_real(engine, out, e, total == 0 ? 0 : sum[e] / total * up);
 }

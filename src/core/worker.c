@@ -227,6 +227,17 @@ bool worker_measure_queries(const struct engine *engine, struct worker *worker, 
   return true;
 }
 
+double worker_guarded(const struct engine *engine, const struct head_weights *weights, const double *fraction,
+                      const int32_t *exponent, double total, int64_t top) {
+  const struct kernel_guard *guard = &weights->parameters.guard;
+  if (!engine->shape.map || guard->rule == KERNEL_GUARD_NONE) return total;
+  int64_t highest = exponent[0];
+  double sum = 0;
+  for (int64_t r = 0; r < engine->shape.features; r++) highest = exponent[r] > highest ? exponent[r] : highest;
+  for (int64_t r = 0; r < engine->shape.features; r++) sum += scaled_by(fraction[r], exponent[r] - highest);
+  return kernel_guarded(guard, total, top, sum, highest);
+}
+
 struct kernel_queries worker_cut_queries(const struct engine *engine, const struct kernel_queries *queries,
                                          int64_t begin, int64_t n) {
   struct kernel_queries cut = *queries;

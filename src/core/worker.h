@@ -92,6 +92,10 @@ void worker_norms(const struct engine *engine, const struct worker *worker, stru
 void worker_features(const struct engine *engine, const struct head_weights *weights, const void *x, bool is_query,
                      double half_norm, double *fraction, int32_t *exponent);
 
+/* The normaliser total 2^top, guarded as the map's parameters say, of a query with these features (worker_features). */
+double worker_guarded(const struct engine *engine, const struct head_weights *weights, const double *fraction,
+                      const int32_t *exponent, double total, int64_t top);
+
 /* x 2^n, 0 where that is below the normal range; n <= 1023. */
 static inline double scaled_by(double x, int64_t n) { return n < -1022 ? 0 : x * ldexp(1, (int)n); }
 

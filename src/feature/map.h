@@ -20,6 +20,8 @@ struct map {
   bool is_generalised;            /* f(u) + eps; or else an estimate of exp(x~.y~), which random rows alone make */
   int64_t features_per_direction; /* 2: of both signs, or cosine and sine */
   const struct kernel_map *rows;  /* NULL: exponential */
+  /* Of an exponential map with an eps or a guard of the normaliser; NULL: it takes neither. */
+  const struct kernel_map *plain_rows;
 };
 
 const struct map *map_at(enum favor_map map);
@@ -27,6 +29,15 @@ static inline int64_t map_signs(enum favor_map map) { return map_at(map)->featur
 
 /* eps as it is used, from favor_problem.eps. */
 double map_eps(enum favor_map map, double eps);
+
+/* What computes the features of this problem: NULL, the exponentials of kernel.h. */
+const struct kernel_map *map_rows(const struct favor_problem *problem);
+
+/* What it takes; key_max is left to the caller. */
+struct kernel_map_parameters map_parameters(const struct favor_problem *problem);
+
+/* Whether outputs depend on the key maximum that the problem asks for. */
+bool map_needs_key_max(const struct favor_problem *problem);
 
 /* Whether a normaliser can vanish under this eps, from map_eps. */
 bool map_can_vanish(enum favor_map map, double eps);

@@ -11,14 +11,19 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "kernel/guard.h"
+
 /* Below the exponent of every other feature (plan bounds what enters), and far enough from INT32_MIN for sums of two
  * and differences of those to stay integers of 32 bits. */
 #define KERNEL_EXPONENT_OF_ZERO (-(INT32_C(1) << 29))
 
 /* Of one key head. */
 struct kernel_map_parameters {
-  double eps;     /* added to each feature */
-  double key_max; /* for maps that divide the features of keys by exp(key_max) */
+  double eps; /* added to each feature */
+  /* Of the exponential maps: keys' features are divided by exp(key_max), a query's by the largest of its exp(u). */
+  bool is_relative;
+  double key_max;
+  struct kernel_guard guard;
 };
 
 /* A token. */
@@ -36,6 +41,9 @@ struct kernel_map {
   void (*f64)(const struct kernel_map_row *row, double *feature, int32_t *exponent);
 };
 
+/* The exponential maps in the form of the public packages: exp(u - |x~|^2 / 2), less a maximum in the exponent where
+ * they are relative, plus eps. Without either they are those of kernel.h, which this form is slower than. */
+extern const struct kernel_map kernel_map_positive, kernel_map_hyperbolic;
 extern const struct kernel_map kernel_map_trigonometric, kernel_map_relu, kernel_map_elu, kernel_map_exp,
     kernel_map_gelu, kernel_map_sigmoid, kernel_map_tanh, kernel_map_abs, kernel_map_square, kernel_map_cos,
     kernel_map_identity;

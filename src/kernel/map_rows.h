@@ -32,17 +32,20 @@ static inline void NAME(split_sum)(REAL x, int32_t n, REAL eps_fraction, int32_t
   *exponent = top + above;
 }
 
-/* exp(x) = result 2^*n, result from 0.7 to 1.5. */
-static inline REAL NAME(exponential)(REAL x, int32_t *n) {
+/* 2^l = result 2^*n, result from 0.7 to 1.5. */
+static inline REAL NAME(exponential2)(double l, int32_t *n) {
   static const REAL coefficients[] = {EXP2_COEFFICIENTS, 1};
   enum { N = sizeof coefficients / sizeof coefficients[0] };
-  const double l = (double)x * 1.442695040888963407359924681001892137, nearest = rint(l);
+  const double nearest = rint(l);
   const REAL f = (REAL)(l - nearest);
   REAL power = coefficients[0];
   for (int i = 1; i < N; i++) power = power * f + coefficients[i];
   *n = (int32_t)nearest;
   return power;
 }
+
+/* exp(x) likewise. */
+static inline REAL NAME(exponential)(REAL x, int32_t *n) { return NAME(exponential2)((double)x * LOG2_E, n); }
 
 /* f(u) + eps of a value that a real holds. */
 #define DEFINE_VALUES(NAME_, VALUE)                                                                                    \
@@ -108,6 +111,43 @@ static void NAME(trigonometric)(const struct kernel_map_row *row, REAL *feature,
       exponent[i * m + r] = fraction == 0 ? n : n + (int32_t)whole;
     }
   }
+}
+
+/* log2 of what the features of a token are divided by. */
+static double NAME(offset)(const struct kernel_map_row *row, const REAL *u, bool has_both_signs) {
+  if (!row->parameters->is_relative) return row->half_norm;
+  if (!row->is_query) return row->half_norm + row->parameters->key_max * LOG2_E;
+  REAL highest = -INFINITY;
+  for (int64_t r = 0; r < row->directions; r++) {
+    const REAL x = has_both_signs && u[r] < 0 ? -u[r] : u[r];
+    highest = x > highest ? x : highest;
+  }
+  return row->half_norm + (double)highest * LOG2_E;
+}
+
+/* exp(+-u - |x~|^2 / 2 - max) + eps of one sign. u may be the fractions' own place. */
+VECTORS static void NAME(exponentials)(const struct kernel_map_row *row, REAL sign, double offset, const REAL *u,
+                                       REAL *fraction, int32_t *exponent) {
+  REAL eps_fraction;
+  int32_t eps_exponent;
+  NAME(split)((REAL)row->parameters->eps, &eps_fraction, &eps_exponent);
+  for (int64_t r = 0; r < row->directions; r++) {
+    const double l = (double)(sign * u[r]) * LOG2_E - offset;
+    int32_t n;
+    const REAL power = NAME(exponential2)(l > LEAST_LOG2 ? l : LEAST_LOG2, &n);
+    NAME(split_sum)(power, n, eps_fraction, eps_exponent, &fraction[r], &exponent[r]);
+  }
+}
+
+static void NAME(positive)(const struct kernel_map_row *row, REAL *feature, int32_t *exponent) {
+  NAME(exponentials)(row, 1, NAME(offset)(row, feature, false), feature, feature, exponent);
+}
+
+static void NAME(hyperbolic)(const struct kernel_map_row *row, REAL *feature, int32_t *exponent) {
+  const int64_t m = row->directions;
+  const double offset = NAME(offset)(row, feature, true);
+  NAME(exponentials)(row, -1, offset, feature, feature + m, exponent + m);
+  NAME(exponentials)(row, 1, offset, feature, feature, exponent);
 }
 
 #undef DEFINE_VALUES

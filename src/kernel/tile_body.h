@@ -266,6 +266,18 @@ static inline REAL NAME(leave)(double sum, double total, const REAL *scale, int6
   return x > (double)REAL_MAX ? REAL_MAX : x < -(double)REAL_MAX ? -REAL_MAX : (REAL)x;
 }
 
+/* The normaliser of query i of scratch, guarded as the map's parameters say. */
+static double NAME(guarded)(const struct kernel_job *job, const struct NAME(scratch) * scratch, int64_t i, double total,
+                            int64_t exponent) {
+  if (!job->shape->map || job->parameters->guard.rule == KERNEL_GUARD_NONE) return total;
+  int64_t m = job->shape->features;
+  const REAL *query = scratch->query + i * m;
+  const int32_t *query_n = scratch->query_n + i * m, top = scratch->query_top[i];
+  double sum = 0;
+  for (int64_t r = 0; r < m; r++) sum += (double)(query[r] * NAME(power_of_two)(NAME(step_down)(query_n[r], top)));
+  return kernel_guarded(&job->parameters->guard, total, exponent, sum, top);
+}
+
 static const REAL *NAME(head_q)(const struct kernel_queries *queries, int64_t h) {
   return (const REAL *)queries->q + h * queries->q_head_stride;
 }
@@ -292,8 +304,9 @@ static void NAME(emit)(const struct kernel_job *job, const struct kernel_queries
     NAME(read_state)(job->shape, &scratch, queries->n, state, total, top);
     for (int64_t i = 0; i < queries->n; i++) {
       REAL *out = NAME(head_out)(queries, h) + i * queries->out_stride;
+      double guarded = NAME(guarded)(job, &scratch, i, (double)total[i], top[i]);
       for (int64_t e = 0; e < width; e++) {
-        out[e] = NAME(leave)((double)scratch.state_sum[i * width + e], (double)total[i], queries->out_scale, e);
+        out[e] = NAME(leave)((double)scratch.state_sum[i * width + e], guarded, queries->out_scale, e);
       }
     }
   }
@@ -335,13 +348,17 @@ static void NAME(read_tile)(const struct kernel_shape *shape, const struct NAME(
   (TILE, shape->value_width, TILE, scratch->pair, TILE, v, v_stride, scratch->tile_sum, shape->value_width);
 }
 
-/* One row: the state's part and the tile's, each at its own exponent, joined in double. */
-static void NAME(join)(const REAL *state_sum, double state_total, int64_t state_exponent, const REAL *tile_sum,
-                       double tile_total, int64_t tile_exponent, int64_t width, const REAL *scale, REAL *out) {
+/* Row i: the state's part and the tile's, each at its own exponent, joined in double. */
+static void NAME(join)(const struct kernel_job *job, const struct NAME(scratch) * scratch, int64_t i,
+                       double state_total, int64_t state_exponent, double tile_total, int64_t tile_exponent,
+                       const REAL *scale, REAL *out) {
+  int64_t width = job->shape->value_width;
+  const REAL *state_sum = scratch->state_sum + i * width, *tile_sum = scratch->tile_sum + i * width;
   int64_t apart = tile_exponent - state_exponent;
   double state_scale = apart > 0 ? ldexp(1, (int)(apart > 2000 ? -2000 : -apart)) : 1;
   double tile_scale = apart < 0 ? ldexp(1, (int)(apart < -2000 ? -2000 : apart)) : 1;
   double total = state_scale * state_total + tile_scale * tile_total;
+  total = NAME(guarded)(job, scratch, i, total, apart > 0 ? tile_exponent : state_exponent);
   for (int64_t e = 0; e < width; e++) {
     double sum = state_scale * (double)state_sum[e] + tile_scale * (double)tile_sum[e];
     out[e] = NAME(leave)(sum, total, scale, e);
@@ -371,9 +388,8 @@ static void NAME(causal_head)(const struct kernel_job *job, const struct NAME(sc
     is_lost[i] = kernel_is_lost((double)tile_total[i], tile_exponent, has_state, state_exponent);
     if (is_lost[i]) continue;
     NAME(join)
-    (scratch->state_sum + i * width, has_state ? (double)state_total[i] : 0, state_exponent,
-     scratch->tile_sum + i * width, (double)tile_total[i], tile_exponent, width, queries->out_scale,
-     NAME(head_out)(queries, h) + i * queries->out_stride);
+    (job, scratch, i, has_state ? (double)state_total[i] : 0, state_exponent, (double)tile_total[i], tile_exponent,
+     queries->out_scale, NAME(head_out)(queries, h) + i * queries->out_stride);
   }
 }
 

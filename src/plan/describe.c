@@ -44,7 +44,8 @@ void favor_plan_info(const struct favor_plan *plan, struct favor_plan_info *info
       .block_tokens = plan->schedule.block_tokens,
       .state_bytes = plan->unit_bytes * (size_t)(problem->batch * problem->kv_heads),
       .state_rows = plan->engine.shape.features,
-      .is_strictly_causal = problem->is_causal && !estimate_is_any_measured(&plan->estimate),
+      .is_strictly_causal =
+          problem->is_causal && !estimate_is_any_measured(&plan->estimate) && !plan->key_max.is_measured,
       .memory_bytes = plan->memory_bytes,
       .flops = 4.0 * rows *
                ((double)plan->engine.shape.directions * (double)problem->key_width +

@@ -342,11 +342,13 @@ enum favor_status estimate_step(struct favor_plan *plan) {
 enum favor_status favor_plan_estimates(const struct favor_plan *plan, struct favor_estimates *estimates) {
   const struct estimate *estimate = &plan->estimate;
   *estimates = (struct favor_estimates){0};
-  if (plan->engine.has_transform && !estimate->is_known) {
+  const bool is_key_max_missing = plan->key_max.is_used && !plan->key_max.is_known;
+  if ((plan->engine.has_transform && !estimate->is_known) || is_key_max_missing) {
     return dist_fail(plan->context, FAVOR_EUSAGE, "nothing is estimated before a run has measured queries and keys");
   }
   *estimates = (struct favor_estimates){.key_shift = estimate->values[ESTIMATE_SHIFT],
                                         .balance = estimate->values[ESTIMATE_BALANCE],
-                                        .oprf_a = estimate->values[ESTIMATE_OPRF_A]};
+                                        .oprf_a = estimate->values[ESTIMATE_OPRF_A],
+                                        .key_max = plan->key_max.values};
   return FAVOR_OK;
 }

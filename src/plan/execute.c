@@ -33,6 +33,7 @@ void favor_plan_begin(struct favor_plan *plan) {
   plan->times = (struct favor_plan_times){0};
   for (int i = 0; i < plan->threads; i++) plan->workers[i]->accumulate_s = 0;
   estimate_begin(plan);
+  key_max_begin(plan);
   plan->bytes_sent_before = bytes_sent(plan);
 }
 
@@ -101,7 +102,7 @@ static enum favor_status meet(struct favor_plan *plan, enum favor_verb verb) {
   enum favor_status status = FAVOR_OK;
   if (verb == FAVOR_COMBINE_BEGIN) status = combine_begin(plan);
   if (verb == FAVOR_COMBINE_END) status = combine_end(plan);
-  if (verb == FAVOR_ESTIMATE) status = estimate_step(plan);
+  if (verb == FAVOR_ESTIMATE) status = plan->key_max.is_measured ? key_max_step(plan) : estimate_step(plan);
   plan->times.bytes_sent = bytes_sent(plan) - plan->bytes_sent_before;
   plan->times.reduce_s += clock_now_s() - begin;
   return status;
@@ -119,7 +120,7 @@ enum favor_status favor_plan_run_step(struct favor_plan *plan, int64_t index, co
   struct step_arrays arrays = {.begin = planned->step.token_begin, .q = q, .k = k, .v = v, .out = out};
   struct range range = {planned->step.token_begin, planned->step.token_end};
   if (verb == FAVOR_MEASURE) {
-    execute_measure(plan, &arrays, range);
+    (plan->key_max.is_measured ? execute_key_max : execute_measure)(plan, &arrays, range);
     plan->times.features_state_s += clock_now_s() - begin;
   } else if (verb == FAVOR_ABSORB) {
     execute_absorb(plan, &arrays, range, planned->slot);

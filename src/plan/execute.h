@@ -25,6 +25,9 @@ void execute_copy(struct favor_plan *plan, const struct step_arrays *arrays, str
 /* Queries and keys of a range into the moments. */
 void execute_measure(struct favor_plan *plan, const struct step_arrays *arrays, struct range range);
 
+/* Keys of a range into the key maximum. */
+void execute_key_max(struct favor_plan *plan, const struct step_arrays *arrays, struct range range);
+
 /* Of the refusals that the threads of a step meet, keeps that of the lowest token (then tensor, then head). Its token
  * is counted from `begin`, its head from those of the unit. */
 void execute_refuse(struct favor_plan *plan, int64_t unit, int64_t begin, struct refusal refusal);

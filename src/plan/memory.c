@@ -49,7 +49,7 @@ size_t plan_fixed_bytes(const struct favor_plan *plan) {
     n_states += has_received(plan, parity) + 2 * has_slot(plan, SLOT_SPAN_0 + parity);
   }
   m_d *= (size_t)plan->engine.shape.key_width;
-  return estimate_bytes(plan) + n_states * plan->unit_bytes * (size_t)n_units(plan) +
+  return estimate_bytes(plan) + key_max_bytes(plan) + n_states * plan->unit_bytes * (size_t)n_units(plan) +
          (size_t)plan->threads * worker_whole_bytes(plan) +
          (size_t)plan->n_projections * (m_d * (sizeof(double) + plan->engine.real_bytes) + weights_bytes +
                                         (size_t)plan->transform_count * sizeof(double));

@@ -17,6 +17,8 @@
  * needs no state has the same stand-in. */
 static void reduce_to_one_feature(struct favor_problem *problem) {
   problem->map = FAVOR_MAP_POSITIVE;
+  problem->eps = 0;
+  problem->guard_rule = FAVOR_GUARD_NONE;
   problem->features = 1;
   problem->projection = FAVOR_PROJECTION_ORTHOGONAL;
   problem->has_projection_per_head = false;
@@ -72,7 +74,8 @@ static void choose_grid(struct favor_plan *plan) {
   schedule->kind = problem->method == FAVOR_METHOD_COPY ? SCHEDULE_COPY
                    : problem->is_causal                 ? SCHEDULE_CAUSAL
                                                         : SCHEDULE_BIDIRECTIONAL;
-  schedule->has_estimate = estimate_is_any_measured(&plan->estimate);
+  if (estimate_is_any_measured(&plan->estimate)) schedule->measure_needs = FAVOR_NEEDS_Q | FAVOR_NEEDS_K;
+  if (plan->key_max.is_measured) schedule->measure_needs = FAVOR_NEEDS_K;
   schedule->tokens = &plan->tokens;
   const bool has_states = schedule->kind != SCHEDULE_COPY;
   for (int64_t part = 0; has_states && part < plan->grid.tokens && !schedule->has_spans; part++) {
@@ -208,7 +211,7 @@ static void pack_projection(struct favor_plan *plan) {
     plan->weights[unit] =
         (struct head_weights){.packed = (char *)plan->packed + (size_t)g * engine->ops->weights_bytes(&engine->shape),
                               .exact = plan->projection + g * count,
-                              .parameters.eps = map_eps(plan->problem.map, plan->problem.eps),
+                              .parameters = map_parameters(&plan->problem),
                               .transform = engine->has_transform ? &plan->estimate.transforms[unit] : NULL};
   }
 }
@@ -244,13 +247,14 @@ static enum favor_status create(struct favor_plan *plan, const struct favor_prob
   const struct favor_estimates *estimates = given->estimates;
   copy_problem(plan, given);
   const struct favor_problem *problem = &plan->problem;
-  const struct kernel *kernel = kernel_find(problem->kernel, (int)problem->precision, map_at(problem->map)->rows);
+  const struct kernel *kernel = kernel_find(problem->kernel, (int)problem->precision, map_rows(problem));
   plan->problem.kernel = kernel->name;
   plan->engine = engine_make(kernel, problem->precision, problem->key_width, problem->value_width, problem->features,
                              map_signs(problem->map), problem->heads / problem->kv_heads, problem->scale);
-  plan->engine.shape.map = map_at(problem->map)->rows;
+  plan->engine.shape.map = map_rows(problem);
   if (problem->method != FAVOR_METHOD_FAVOR) plan->engine.half_norm_factor = 0;
   estimate_choose(plan, estimates);
+  key_max_choose(plan, estimates);
   choose_transform(plan, projection_data);
   plan->unit_bytes = engine_state_bytes(&plan->engine);
   check_longest_segment(plan);
@@ -274,6 +278,7 @@ static enum favor_status create(struct favor_plan *plan, const struct favor_prob
   plan_allocate(plan);
   estimate_allocate(plan, estimates);
   if (!dist_has_failed(context)) pack_projection(plan);
+  if (!dist_has_failed(context)) key_max_allocate(plan, estimates);
   return dist_agree(context, DIST_SITE_PLAN_MEMORY, 0, "");
 }
 
@@ -287,8 +292,7 @@ enum favor_status favor_plan_create(struct favor_context *context, const struct 
   if (!new_plan) dist_fail(context, FAVOR_ENOMEM, "no memory for a plan");
   uint64_t digest = DIST_DIGEST_START;
   if (is_valid) {
-    const struct kernel_map *map = map_at(problem->map)->rows;
-    digest = problem_digest(problem, kernel_find(problem->kernel, (int)problem->precision, map));
+    digest = problem_digest(problem, kernel_find(problem->kernel, (int)problem->precision, map_rows(problem)));
   }
   enum favor_status status = dist_agree(context, DIST_SITE_PLAN_CHECK, digest, "problems, or run different kernels");
   if (status == FAVOR_OK) {
@@ -308,6 +312,7 @@ void favor_plan_destroy(struct favor_plan **plan) {
   if (!*plan) return;
   for (int parity = 0; parity < 2; parity++) dist_group_destroy(&(*plan)->groups[parity]);
   estimate_free(&(*plan)->estimate);
+  key_max_free(&(*plan)->key_max);
   plan_free(*plan);
   free(*plan);
   *plan = NULL;

@@ -13,6 +13,7 @@
 #include "plan/binding.h"
 #include "plan/cost.h"
 #include "plan/estimate.h"
+#include "plan/key_max.h"
 #include "plan/schedule.h"
 #include "plan/tokens.h"
 
@@ -48,6 +49,7 @@ struct favor_plan {
   struct head_weights *weights; /* [units] */
   void *packed;                 /* [n_projections] */
   struct estimate estimate;
+  struct key_max key_max;
 
   /* States: rows[slot] holds those of all units of this rank, NULL where the slot is not used. */
   size_t unit_bytes;

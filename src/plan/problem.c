@@ -51,24 +51,25 @@ static const char *const precision_names[] = {"f32", "f64", "bf16"};
 static void check_kernel_of_map(struct favor_context *context, const struct favor_problem *problem) {
   const struct map *map = map_at(problem->map);
   const int precision = (int)problem->precision;
+  const char *with = map_rows(problem) == map->rows ? "" : " with an eps or a guard of the normaliser";
   char able[128] = "";
   for (int i = 0, n = 0; kernel_at(i); i++) {
-    if (!kernel_find(kernel_at(i)->name, precision, map->rows)) continue;
+    if (!kernel_find(kernel_at(i)->name, precision, map_rows(problem))) continue;
     n += snprintf(able + n, sizeof able - (size_t)n, "%s%s", n > 0 ? ", " : "", kernel_at(i)->name);
   }
   if (able[0] == '\0') {
-    dist_fail(context, FAVOR_EUSAGE, "no kernel has map %s in precision %s; use precision f32 or f64", map->name,
-              precision_names[precision]);
+    dist_fail(context, FAVOR_EUSAGE, "no kernel has map %s%s in precision %s; use precision f32 or f64", map->name,
+              with, precision_names[precision]);
     return;
   }
-  dist_fail(context, FAVOR_EUSAGE, "kernel %s does not have map %s; in precision %s these do: %s", problem->kernel,
-            map->name, precision_names[precision], able);
+  dist_fail(context, FAVOR_EUSAGE, "kernel %s does not have map %s%s; in precision %s these do: %s", problem->kernel,
+            map->name, with, precision_names[precision], able);
 }
 
 static void check_kernel(struct favor_context *context, const struct favor_problem *problem) {
   const char *const *names = precision_names;
   const int precision = (int)problem->precision;
-  if (kernel_find(problem->kernel, precision, map_at(problem->map)->rows)) return;
+  if (kernel_find(problem->kernel, precision, map_rows(problem))) return;
   if (kernel_find(problem->kernel, precision, NULL)) {
     check_kernel_of_map(context, problem);
     return;
@@ -95,10 +96,22 @@ static void check_kernel(struct favor_context *context, const struct favor_probl
 static void check_eps(struct favor_context *context, const struct favor_problem *problem) {
   const struct map *map = map_at(problem->map);
   const double eps = map_eps(problem->map, problem->eps);
-  if (!map->is_generalised && eps > 0) {
+  if (!map->is_generalised && !map->plain_rows && eps > 0) {
     dist_fail(context, FAVOR_EUSAGE, "eps is %g: map %s needs none and takes none; give eps 0", eps, map->name);
   } else if (eps != 0 && !(eps >= LEAST_EPS && eps <= MOST_EPS)) {
     dist_fail(context, FAVOR_EUSAGE, "eps is %g: it must be 0, or from %g to %g", eps, LEAST_EPS, MOST_EPS);
+  }
+}
+
+/* Key maximum and guard, which packages have beside exponential features alone. */
+static void check_plain_form(struct favor_context *context, const struct favor_problem *problem) {
+  const struct map *map = map_at(problem->map);
+  const bool has_guard = problem->guard_rule != FAVOR_GUARD_NONE;
+  if (!map->plain_rows && (has_guard || problem->key_max != FAVOR_KEY_MAX_NONE)) {
+    dist_fail(context, FAVOR_EUSAGE, "map %s takes no %s; maps positive and hyperbolic do", map->name,
+              has_guard ? "guard of the normaliser" : "key maximum (--key-max)");
+  } else if (has_guard && !(problem->guard >= LEAST_EPS && problem->guard <= MOST_EPS)) {
+    dist_fail(context, FAVOR_EUSAGE, "guard is %g: it must be from %g to %g", problem->guard, LEAST_EPS, MOST_EPS);
   }
 }
 
@@ -126,6 +139,7 @@ static void check_map(struct favor_context *context, const struct favor_problem 
     return;
   }
   check_eps(context, problem);
+  check_plain_form(context, problem);
   check_normaliser(context, problem);
   if (problem->projection != FAVOR_PROJECTION_NONE) return;
   if (!map->is_generalised) {
@@ -146,6 +160,8 @@ static void check_choices(struct favor_context *context, const struct favor_prob
   } choices[] = {
       {"method", (int)problem->method, FAVOR_METHOD_COPY + 1},
       {"map", (int)problem->map, FAVOR_MAP_IDENTITY + 1},
+      {"key_max", (int)problem->key_max, FAVOR_KEY_MAX_TENSOR + 1},
+      {"guard_rule", (int)problem->guard_rule, FAVOR_GUARD_SMALL + 1},
       {"projection", (int)problem->projection, FAVOR_PROJECTION_NONE + 1},
       {"row_norm", (int)problem->row_norm, FAVOR_ROW_NORM_CHI + 1},
       {"key_shift", (int)problem->key_shift, FAVOR_KEY_SHIFT_MEAN + 1},
@@ -174,10 +190,10 @@ static void check_choices(struct favor_context *context, const struct favor_prob
         "it would estimate another kernel; use row norm chi");
   }
   const bool is_moved = problem->key_shift != FAVOR_KEY_SHIFT_NONE || problem->balance != FAVOR_BALANCE_NONE;
-  if (problem->method == FAVOR_METHOD_FAVOR && is_moved && map_at(problem->map)->rows) {
+  if (problem->method == FAVOR_METHOD_FAVOR && is_moved && map_rows(problem)) {
     dist_fail(context, FAVOR_EUSAGE,
-              "key shift and balance leave softmax attention as it is, which map %s does not "
-              "estimate; use them with positive, hyperbolic or oprf",
+              "key shift and balance leave softmax attention as it is, which map %s with this eps and guard does not "
+              "estimate; use them with positive, hyperbolic or oprf as they are",
               map_at(problem->map)->name);
   }
   if (problem->method != FAVOR_METHOD_FAVOR && problem->precision == FAVOR_PRECISION_BF16) {
@@ -226,6 +242,7 @@ void problem_check(struct favor_context *context, const struct favor_problem *pr
   check_grid(context, problem);
   check_segments(context, problem);
   if (!dist_has_failed(context)) estimate_check(context, problem);
+  if (!dist_has_failed(context)) key_max_check(context, problem);
 }
 
 uint64_t problem_digest(const struct favor_problem *problem, const struct kernel *kernel) {
@@ -240,6 +257,8 @@ uint64_t problem_digest(const struct favor_problem *problem, const struct kernel
                               (int64_t)problem->method,
                               (int64_t)problem->map,
                               problem->is_negative_allowed,
+                              (int64_t)problem->key_max,
+                              (int64_t)problem->guard_rule,
                               problem->features,
                               (int64_t)problem->projection,
                               (int64_t)problem->row_norm,
@@ -258,10 +277,11 @@ uint64_t problem_digest(const struct favor_problem *problem, const struct kernel
   uint64_t digest = dist_digest(DIST_DIGEST_START, integers, sizeof integers);
   digest = dist_digest(digest, &problem->scale, sizeof problem->scale);
   digest = dist_digest(digest, &problem->eps, sizeof problem->eps);
+  digest = dist_digest(digest, &problem->guard, sizeof problem->guard);
   if (problem->segments && problem->n_segments > 0) {
     digest = dist_digest(digest, problem->segments, (size_t)(problem->n_segments + 1) * sizeof *problem->segments);
   }
-  digest = estimate_digest(problem, digest);
+  digest = key_max_digest(problem, estimate_digest(problem, digest));
   if (kernel) {
     const char *blas = kernel_blas_description();
     digest = dist_digest(digest, kernel->name, strlen(kernel->name));

@@ -91,8 +91,8 @@ static void build_causal(struct schedule *schedule) {
 
 void schedule_build(struct schedule *schedule) {
   schedule->n_steps = 0;
-  if (schedule->has_estimate) {
-    add_blocks(schedule, FAVOR_MEASURE, SLOT_OWN, schedule->shard, FAVOR_NEEDS_Q | FAVOR_NEEDS_K);
+  if (schedule->measure_needs != 0) {
+    add_blocks(schedule, FAVOR_MEASURE, SLOT_OWN, schedule->shard, schedule->measure_needs);
     add(schedule, FAVOR_ESTIMATE, SLOT_OWN, (struct range){0, 0}, 0);
   }
   switch (schedule->kind) {

@@ -33,8 +33,8 @@ struct schedule {
   const struct tokens *tokens;
   struct range shard;
   struct span spans[2];
-  bool has_spans;    /* anywhere: every rank then takes the combine steps */
-  bool has_estimate; /* something is estimated from the data, before all else */
+  bool has_spans;         /* anywhere: every rank then takes the combine steps */
+  unsigned measure_needs; /* of what is estimated from the data, before all else; 0: nothing is */
   int64_t block_tokens;
   struct planned_step *steps; /* NULL: only count */
   int64_t n_steps;

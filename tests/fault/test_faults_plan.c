@@ -71,7 +71,10 @@ static int fail_each_agreement(const struct scenario *s, enum dist_site site, in
   return skip;
 }
 
-static void fail_everywhere(bool is_causal, bool is_estimated, enum run_mode mode) {
+/* What the data is measured for. */
+enum measured { NOTHING, MOMENTS, KEY_MAXIMA };
+
+static void fail_everywhere(bool is_causal, enum measured measured, enum run_mode mode) {
   static const enum dist_site always[] = {DIST_SITE_PLAN_CHECK, DIST_SITE_PLAN_DRAW, DIST_SITE_PLAN_MEMORY,
                                           DIST_SITE_PLAN_GROUPS, DIST_SITE_RUN_END};
   const int ranks[] = {0, mpi_size() / 2, mpi_size() - 1};
@@ -79,8 +82,13 @@ static void fail_everywhere(bool is_causal, bool is_estimated, enum run_mode mod
   s.problem.key_width = s.problem.value_width = 8;
   s.problem.features = 16;
   s.problem.is_causal = is_causal;
-  s.problem.key_shift = is_estimated ? FAVOR_KEY_SHIFT_MEAN : FAVOR_KEY_SHIFT_NONE;
-  s.problem.balance = is_estimated ? FAVOR_BALANCE_FULL : FAVOR_BALANCE_NONE;
+  if (measured == MOMENTS) {
+    s.problem.key_shift = FAVOR_KEY_SHIFT_MEAN;
+    s.problem.balance = FAVOR_BALANCE_FULL;
+  } else if (measured == KEY_MAXIMA) {
+    s.problem.eps = 1e-4;
+    s.problem.key_max = FAVOR_KEY_MAX_TENSOR;
+  }
   s.problem.tokens = 3 * run_tokens_of(s.contexts.self, &s.problem) + 5;
   s.problem.grid_heads = 1;
   s.problem.grid_tokens = mpi_size();
@@ -97,7 +105,7 @@ static void fail_everywhere(bool is_causal, bool is_estimated, enum run_mode mod
     }
     int n_combines = fail_each_agreement(&s, DIST_SITE_COMBINE, ranks[i], mode);
     assert_all(mpi_size() == 1 || n_combines > 0);
-    assert_all((fail_each_agreement(&s, DIST_SITE_ESTIMATE, ranks[i], mode) > 0) == is_estimated);
+    assert_all((fail_each_agreement(&s, DIST_SITE_ESTIMATE, ranks[i], mode) > 0) == (measured != NOTHING));
   }
   free(s.expected);
   free(s.out);
@@ -107,38 +115,44 @@ static void fail_everywhere(bool is_causal, bool is_estimated, enum run_mode mod
 
 static void causal_execute(void **state) {
   (void)state;
-  fail_everywhere(true, false, RUN_EXECUTE);
+  fail_everywhere(true, NOTHING, RUN_EXECUTE);
 }
 
 static void causal_steps(void **state) {
   (void)state;
-  fail_everywhere(true, false, RUN_STEPS);
+  fail_everywhere(true, NOTHING, RUN_STEPS);
 }
 
 static void bidirectional_execute(void **state) {
   (void)state;
-  fail_everywhere(false, false, RUN_EXECUTE);
+  fail_everywhere(false, NOTHING, RUN_EXECUTE);
 }
 
 static void bidirectional_steps(void **state) {
   (void)state;
-  fail_everywhere(false, false, RUN_STEPS);
+  fail_everywhere(false, NOTHING, RUN_STEPS);
 }
 
 static void estimates_execute(void **state) {
   (void)state;
-  fail_everywhere(true, true, RUN_EXECUTE);
+  fail_everywhere(true, MOMENTS, RUN_EXECUTE);
 }
 
 static void estimates_steps(void **state) {
   (void)state;
-  fail_everywhere(false, true, RUN_STEPS);
+  fail_everywhere(false, MOMENTS, RUN_STEPS);
+}
+
+static void key_maxima_steps(void **state) {
+  (void)state;
+  fail_everywhere(true, KEY_MAXIMA, RUN_STEPS);
 }
 
 int main(int argc, char **argv) {
   const struct CMUnitTest tests[] = {
       mpi_unit_test(causal_execute),      mpi_unit_test(causal_steps),      mpi_unit_test(bidirectional_execute),
       mpi_unit_test(bidirectional_steps), mpi_unit_test(estimates_execute), mpi_unit_test(estimates_steps),
+      mpi_unit_test(key_maxima_steps),
   };
   return mpi_cmocka_main(&argc, &argv, "faults_plan", tests, sizeof tests / sizeof tests[0]);
 }

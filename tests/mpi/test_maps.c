@@ -242,9 +242,10 @@ static void what_does_not_go_together_is_refused(void **state) {
     refuse(&contexts, &problem, "eps is");
   }
   problem = relu;
-  problem.map = FAVOR_MAP_POSITIVE;
+  problem.map = FAVOR_MAP_TRIGONOMETRIC;
   problem.eps = 1e-6;
-  refuse(&contexts, &problem, "map positive needs none");
+  refuse(&contexts, &problem, "map trigonometric needs none");
+  problem.map = FAVOR_MAP_POSITIVE;
   problem.eps = -1;
   problem.projection = FAVOR_PROJECTION_NONE;
   refuse(&contexts, &problem, "map positive is an estimate over random rows");
