@@ -236,15 +236,14 @@ FAVOR_API struct favor_problem favor_problem_default(void);
 
 /* Local: makes the problem compute what a public package does: its map, eps, key_max, guard, scale, row_norm and
  * whether heads have projections of their own. The same projection then gives the package's outputs to the rounding of
- * its floats; a drawn one is not the package's own. Profiles:
- *
- *   google-jax         google-research/performer, JAX: eps 1e-6, maximum of a head, guard 1e-6 of small sums
- *   google-tf          google-research/performer, TensorFlow, of 2021 on: the same without guard
+ * its floats; a drawn one is not the package's own. The names:
+ *   google-jax         google-research performer/fast_attention/jax: eps 1e-6, maximum of a head, guard 1e-6
+ *   google-tf          google-research performer/fast_attention/tensorflow, of 2021 on: the same without guard
  *   lucidrains         performer-pytorch from 1.1.1 on: eps 1e-4, maximum of a head, causal 1e-6 on normalisers
  *   lucidrains-legacy  before 1.1.1: maximum of the whole tensor
  *   idiap              pytorch-fast-transformers, Favor: hyperbolic, no eps, no maximum, guard 1e-6
- *   slim               google-research's SLiM: no eps, no maximum, guard 1e-16, a projection a head; there causal only
- *
+ *   slim               google-research performer/models/slim_performer: no eps, no maximum, guard 1e-16, a projection a
+ *                      head; the package is causal only
  * Errors: FAVOR_EUSAGE (no such profile), with the problem unchanged. */
 FAVOR_API enum favor_status favor_problem_set_profile(struct favor_problem *problem, const char *name);
 /* Local: the profiles; NULL past the last. */

@@ -68,6 +68,7 @@ static json_t *pack(const struct attend *attend, const struct summary *summary) 
 }
 
 static void print_table(const struct attend *attend, const struct summary *summary) {
+  static const char *const key_maxima[] = {[FAVOR_KEY_MAX_HEAD] = "head", [FAVOR_KEY_MAX_TENSOR] = "tensor"};
   const struct favor_problem *problem = &attend->problem;
   const struct favor_plan_info *info = &attend->info;
   const struct options *options = attend->command->options;
@@ -79,14 +80,17 @@ static void print_table(const struct attend *attend, const struct summary *summa
          (long long)(problem->segments ? problem->n_segments : 1));
   if (problem->method == FAVOR_METHOD_FAVOR) {
     printf("  method   %s, %s, %lld features, ", map_at(problem->map)->is_generalised ? "generalised" : "FAVOR+",
-           options_text(options, OPTION_MAP), (long long)problem->features);
+           map_at(problem->map)->name, (long long)problem->features);
   } else {
     printf("  method   %s, ", options_text(options, OPTION_METHOD));
   }
   printf("%s, %s\n", problem->is_causal ? "causal" : "bidirectional", options_text(options, OPTION_PRECISION));
+  if (options_integer(options, OPTION_PROFILE) != 0) printf("  profile  %s\n", options_text(options, OPTION_PROFILE));
   if (estimates_are_used(problem)) {
-    printf("  with     key shift %s, balance %s, %s%s\n", options_text(options, OPTION_KEY_SHIFT),
-           options_text(options, OPTION_BALANCE), problem->estimates ? "as given" : "estimated from the data",
+    printf("  with     key shift %s, balance %s, ", options_text(options, OPTION_KEY_SHIFT),
+           options_text(options, OPTION_BALANCE));
+    if (map_needs_key_max(problem)) printf("key maximum of the %s, ", key_maxima[problem->key_max]);
+    printf("%s%s\n", problem->estimates ? "as given" : "estimated from the data",
            !problem->is_causal        ? ""
            : info->is_strictly_causal ? "; strictly causal"
                                       : "; not strictly causal");

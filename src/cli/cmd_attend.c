@@ -59,6 +59,11 @@ static void problem_from_options(const struct options *options, struct favor_pro
   if (problem->map == FAVOR_MAP_OPRF && !option_is_active(options, OPTION_ROW_NORM)) {
     problem->row_norm = FAVOR_ROW_NORM_CHI; /* it has no other */
   }
+  problem->key_max = (enum favor_key_max)options_integer(options, OPTION_KEY_MAX);
+  /* Options that say something else have been refused. */
+  if (options_integer(options, OPTION_PROFILE) != 0) {
+    favor_problem_set_profile(problem, options_text(options, OPTION_PROFILE));
+  }
   problem->precision = (enum favor_precision)options_integer(options, OPTION_PRECISION);
   problem->kernel = options_text(options, OPTION_KERNEL);
   problem->threads = (int)options_integer(options, OPTION_THREADS);
@@ -117,8 +122,9 @@ static enum favor_status read_estimates(struct attend *attend) {
   const char *path = options_text(attend->command->options, OPTION_ESTIMATES_FILE);
   if (path[0] == '\0') return FAVOR_OK;
   if (!estimates_are_used(&attend->problem)) {
-    dist_fail(attend->context, FAVOR_EUSAGE,
-              "--estimates-file has nothing to give; add --key-shift, --balance or --map oprf");
+    dist_fail(
+        attend->context, FAVOR_EUSAGE,
+        "--estimates-file has nothing to give; add --key-shift, --balance, --map oprf, or an --eps with --key-max");
     return dist_agree(attend->context, DIST_SITE_COMMAND, 0, "");
   }
   enum favor_status status = estimates_read(attend->context, path, &attend->problem, &attend->estimates_file);
@@ -139,10 +145,9 @@ static void write_estimates(struct attend *attend) {
 static void warn_of_causality(const struct attend *attend) {
   if (!attend->problem.is_causal || attend->info.is_strictly_causal) return;
   if (!command_is_speaker(attend->command) || options_flag(attend->command->options, OPTION_QUIET)) return;
-  fputs(
-      "favor: warning: estimates from the data let outputs depend on later tokens; for strict causality give those of "
-      "other data with --estimates-file\n",
-      stderr);
+  fputs("favor: warning: what is estimated from the data, a key maximum too, lets outputs depend on later tokens; for "
+        "strict causality give that of other data with --estimates-file\n",
+        stderr);
 }
 
 static enum favor_status make_plan(struct attend *attend) {
@@ -194,6 +199,9 @@ static int make_attributes(const struct attend *attend, struct favor_attribute *
   options->values[OPTION_SCALE].number =
       attend->problem.scale > 0 ? attend->problem.scale : 1 / sqrt((double)attend->problem.key_width);
   options->values[OPTION_EPS].number = map_eps(attend->problem.map, attend->problem.eps);
+  snprintf(options->values[OPTION_MAP].text, OPTION_TEXT_BYTES, "%s", map_at(attend->problem.map)->name);
+  snprintf(options->values[OPTION_KEY_MAX].text, OPTION_TEXT_BYTES, "%s",
+           option_at(OPTION_KEY_MAX)->choices[attend->problem.key_max]);
   snprintf(options->values[OPTION_ROW_NORM].text, OPTION_TEXT_BYTES, "%s",
            option_at(OPTION_ROW_NORM)->choices[attend->problem.row_norm]);
   snprintf(options->values[OPTION_KERNEL].text, OPTION_TEXT_BYTES, "%s", attend->info.kernel);

@@ -61,13 +61,24 @@ static int take_choice(struct verify *verify, enum option_key key) {
   return 0;
 }
 
-/* The exponential maps had none before there were others. */
+/* Outputs of version 0.1 lack it; their maps had none. */
 static void take_eps(struct verify *verify) {
-  if (!map_at(verify->problem.map)->is_generalised) return;
+  if (!has_attribute(verify, "eps")) return;
   verify->problem.eps = attribute(verify, "eps", FAVOR_ATTRIBUTE_NUMBER)->number;
   if (dist_has_failed(verify->context) || (verify->problem.eps >= 0 && isfinite(verify->problem.eps))) return;
   dist_fail(verify->context, FAVOR_EDATA, "%s: the attribute `eps` is %g; it must not be below 0", verify->out_path,
             verify->problem.eps);
+}
+
+/* The guard of the normaliser is the only thing that a profile does not leave in an attribute of its own. */
+static void take_guard(struct verify *verify) {
+  const int profile = take_choice(verify, OPTION_PROFILE);
+  struct favor_problem problem = favor_problem_default();
+  if (profile == 0 || favor_problem_set_profile(&problem, option_at(OPTION_PROFILE)->choices[profile]) != FAVOR_OK) {
+    return;
+  }
+  verify->problem.guard_rule = problem.guard_rule;
+  verify->problem.guard = problem.guard;
 }
 
 static void take_attributes(struct verify *verify) {
@@ -79,6 +90,9 @@ static void take_attributes(struct verify *verify) {
     verify->problem.key_shift = (enum favor_key_shift)take_choice(verify, OPTION_KEY_SHIFT);
   if (has_attribute(verify, "balance"))
     verify->problem.balance = (enum favor_balance)take_choice(verify, OPTION_BALANCE);
+  if (has_attribute(verify, "key-max"))
+    verify->problem.key_max = (enum favor_key_max)take_choice(verify, OPTION_KEY_MAX);
+  if (has_attribute(verify, "profile")) take_guard(verify);
   verify->is_causal = attribute(verify, "causal", FAVOR_ATTRIBUTE_INTEGER)->integer != 0;
   verify->scale = attribute(verify, "scale", FAVOR_ATTRIBUTE_NUMBER)->number;
   verify->precision = is_text(verify, "precision", "f64")    ? FAVOR_PRECISION_F64
@@ -279,7 +293,11 @@ static enum favor_status prepare(struct verify *verify) {
                                       .key_width = problem->key_width,
                                       .value_width = problem->value_width,
                                       .map = problem->map,
-                                      .eps = verify->problem.eps,
+                                      .eps = problem->eps,
+                                      .key_max = problem->key_max,
+                                      .guard_rule = problem->guard_rule,
+                                      .guard = problem->guard,
+                                      .is_causal = verify->is_causal,
                                       .features = verify->features,
                                       .scale = verify->scale,
                                       .projection = verify->projection,

@@ -5,17 +5,21 @@
 #include <stdlib.h>
 
 #include "dist/agree.h"
+#include "feature/map.h"
 
-enum kind { KEY_SHIFT, BALANCE, OPRF_A };
+enum kind { KEY_SHIFT, BALANCE, OPRF_A, KEY_MAX };
 
-static const char *const names[ESTIMATES_MOST] = {
-    [KEY_SHIFT] = "estimates/key_shift", [BALANCE] = "estimates/balance", [OPRF_A] = "estimates/oprf_a"};
+static const char *const names[ESTIMATES_MOST] = {[KEY_SHIFT] = "estimates/key_shift",
+                                                  [BALANCE] = "estimates/balance",
+                                                  [OPRF_A] = "estimates/oprf_a",
+                                                  [KEY_MAX] = "estimates/key_max"};
 
 static bool is_used(const struct favor_problem *problem, int kind) {
   if (problem->method != FAVOR_METHOD_FAVOR) return false;
   return kind == KEY_SHIFT ? problem->key_shift != FAVOR_KEY_SHIFT_NONE
          : kind == BALANCE ? problem->balance != FAVOR_BALANCE_NONE
-                           : problem->map == FAVOR_MAP_OPRF;
+         : kind == OPRF_A  ? problem->map == FAVOR_MAP_OPRF
+                           : map_needs_key_max(problem);
 }
 
 static bool is_matrix(const struct favor_problem *problem, int kind) {
@@ -23,7 +27,8 @@ static bool is_matrix(const struct favor_problem *problem, int kind) {
 }
 
 bool estimates_are_used(const struct favor_problem *problem) {
-  return is_used(problem, KEY_SHIFT) || is_used(problem, BALANCE) || is_used(problem, OPRF_A);
+  return is_used(problem, KEY_SHIFT) || is_used(problem, BALANCE) || is_used(problem, OPRF_A) ||
+         is_used(problem, KEY_MAX);
 }
 
 /* [key heads][D], [key heads][D][D], or [key heads][1], as a tensor. */
@@ -34,7 +39,7 @@ static struct favor_tensor_shape shape_of(const struct favor_problem *problem, i
                                      .batch = 1,
                                      .heads = has_matrix ? heads : 1,
                                      .tokens = has_matrix ? problem->key_width : heads,
-                                     .width = kind == OPRF_A ? 1 : problem->key_width,
+                                     .width = kind == OPRF_A || kind == KEY_MAX ? 1 : problem->key_width,
                                      .type = FAVOR_FLOAT64,
                                      .layout = FAVOR_HEADS_FIRST,
                                      .is_contiguous = true};
@@ -66,14 +71,14 @@ static void check_shape(struct favor_context *context, const char *path, const s
     n += snprintf(found + n, sizeof found - (size_t)n, "[%lld]", (long long)dims[i]);
   dist_fail(context, FAVOR_EDATA,
             "%s: dataset %s is %s; %lld key heads of width %lld need [%lld][%lld]%s: give an output of attend on the "
-            "same shape and with the same --key-shift, --balance and --map",
+            "same shape and with the same --key-shift, --balance, --map and --key-max",
             path, names[kind], found, (long long)(problem->batch * problem->kv_heads), (long long)problem->key_width,
             (long long)wanted[0], (long long)wanted[1], is_matrix(problem, kind) ? "[the same]" : "");
 }
 
 enum favor_status estimates_read(struct favor_context *context, const char *path, const struct favor_problem *problem,
                                  struct estimates_file *read) {
-  double **const values[ESTIMATES_MOST] = {&read->key_shift, &read->balance, &read->oprf_a};
+  double **const values[ESTIMATES_MOST] = {&read->key_shift, &read->balance, &read->oprf_a, &read->key_max};
   enum favor_status status = FAVOR_OK;
   *read = (struct estimates_file){0};
   if (!estimates_are_used(problem)) return FAVOR_OK;
@@ -90,13 +95,15 @@ enum favor_status estimates_read(struct favor_context *context, const char *path
 }
 
 struct favor_estimates estimates_of(const struct estimates_file *read) {
-  return (struct favor_estimates){.key_shift = read->key_shift, .balance = read->balance, .oprf_a = read->oprf_a};
+  return (struct favor_estimates){
+      .key_shift = read->key_shift, .balance = read->balance, .oprf_a = read->oprf_a, .key_max = read->key_max};
 }
 
 void estimates_release(struct estimates_file *read) {
   free(read->key_shift);
   free(read->balance);
   free(read->oprf_a);
+  free(read->key_max);
   *read = (struct estimates_file){0};
 }
 
@@ -114,7 +121,8 @@ int estimates_tensors(const struct favor_problem *problem, struct favor_output_t
 
 void estimates_write(struct favor_output_file *file, int first, const struct favor_problem *problem,
                      const struct favor_shard *shard, const struct favor_estimates *estimates) {
-  const double *const values[ESTIMATES_MOST] = {estimates->key_shift, estimates->balance, estimates->oprf_a};
+  const double *const values[ESTIMATES_MOST] = {estimates->key_shift, estimates->balance, estimates->oprf_a,
+                                                estimates->key_max};
   const int64_t begin = shard->kv_head_begin, end = shard->kv_head_end;
   for (int kind = 0; kind < ESTIMATES_MOST; kind++) {
     if (!is_used(problem, kind)) continue;

@@ -9,6 +9,9 @@ static const char *const maps[] = {"positive", "hyperbolic", "trigonometric", "o
 static const char *const projections[] = {"orthogonal", "gaussian", "hadamard", "simplex", "none", NULL};
 static const char *const key_shifts[] = {"none", "mean", NULL};
 static const char *const balances[] = {"none", "diagonal", "full", NULL};
+static const char *const key_maxima[] = {"none", "head", "tensor", NULL};
+static const char *const profiles[] = {"none",  "google-jax", "google-tf", "lucidrains", "lucidrains-legacy",
+                                       "idiap", "slim",       NULL};
 static const char *const row_norms[] = {"sqrt", "chi", NULL};
 static const char *const precisions[] = {"f32", "f64", "bf16", NULL};
 static const char *const scans[] = {"auto", "exscan", "doubling", "chain", NULL};
@@ -162,7 +165,30 @@ static const struct option table[OPTION_N_KEYS] = {
                     .argument = "X",
                     .help =
                         "added to every feature; auto is 1e-3 for the maps from relu on and 0 for the others, which "
-                        "need none"},
+                        "need none; positive and hyperbolic take one to match other programs"},
+    [OPTION_KEY_MAX] = {.name = "key-max",
+                        .commands = COMMAND_ATTEND,
+                        .kind = KIND_CHOICE,
+                        .choices = key_maxima,
+                        .preset = "none",
+                        ATTRIBUTE,
+                        OF_FAVOR,
+                        .argument = "NAME",
+                        .help =
+                            "what keys' exponents are taken off before an --eps is added: the largest of the head's, "
+                            "or of the whole tensor's features; a query's own largest then goes with it"},
+    [OPTION_PROFILE] = {.name = "profile",
+                        .commands = COMMAND_ATTEND,
+                        .kind = KIND_CHOICE,
+                        .choices = profiles,
+                        .preset = "none",
+                        ATTRIBUTE,
+                        OF_FAVOR,
+                        .argument = "NAME",
+                        .help =
+                            "compute what a public package does, given its projection: sets --map, --eps, --key-max, "
+                            "--scale, --row-norm, --projection-per-head, and how its normaliser is guarded; "
+                            "lucidrains is performer-pytorch, idiap is pytorch-fast-transformers"},
     [OPTION_ALLOW_NEGATIVE] = {.name = "allow-negative",
                                .commands = COMMAND_ATTEND,
                                .kind = KIND_FLAG,

@@ -137,6 +137,45 @@ static enum favor_status check_conflicts(const struct options *options, struct s
   return status->code;
 }
 
+/* Was it said, on the command line or against its default? */
+static bool is_said(const struct options *options, enum option_key key) {
+  return options->values[key].origin == OPTION_FROM_COMMAND_LINE || option_is_active(options, key);
+}
+
+/* Options beside a profile must say what it says. */
+static enum favor_status check_profile(const struct options *options, struct status *status) {
+  if (!option_is_active(options, OPTION_PROFILE) || options_integer(options, OPTION_PROFILE) == 0) return FAVOR_OK;
+  struct favor_problem problem = favor_problem_default();
+  if (favor_problem_set_profile(&problem, options_text(options, OPTION_PROFILE)) != FAVOR_OK) return FAVOR_EINTERNAL;
+  char eps[32];
+  snprintf(eps, sizeof eps, "%g", problem.eps);
+  const struct {
+    enum option_key key;
+    bool is_the_same;
+    const char *text;
+  } set[] = {
+#define CHOICE(key, value) {key, options_integer(options, key) == (int64_t)(value), option_at(key)->choices[value]}
+      CHOICE(OPTION_MAP, problem.map),
+      CHOICE(OPTION_KEY_MAX, problem.key_max),
+      CHOICE(OPTION_ROW_NORM, problem.row_norm),
+      CHOICE(OPTION_KEY_SHIFT, problem.key_shift),
+      CHOICE(OPTION_BALANCE, problem.balance),
+#undef CHOICE
+      {OPTION_EPS, options_number(options, OPTION_EPS) == problem.eps, eps},
+      {OPTION_SCALE, options_number(options, OPTION_SCALE) == 0, "D^-1/2"},
+      {OPTION_PROJECTION_PER_HEAD, options_flag(options, OPTION_PROJECTION_PER_HEAD) == problem.has_projection_per_head,
+       problem.has_projection_per_head ? "true" : "false"},
+  };
+  for (size_t i = 0; i < sizeof set / sizeof set[0]; i++) {
+    if (!is_said(options, set[i].key) || set[i].is_the_same) continue;
+    status_set(status, FAVOR_EUSAGE, "--%s %s contradicts --profile %s, which has %s %s; give one of them",
+               option_at(set[i].key)->name, options_text(options, set[i].key), options_text(options, OPTION_PROFILE),
+               option_at(set[i].key)->name, set[i].text);
+    return status->code;
+  }
+  return FAVOR_OK;
+}
+
 static enum favor_status check_operands(const struct options *options, struct status *status) {
   const struct command_entry *command = command_of_mask(options->command);
   if (options->n_operands < command->n_operands_min && !options_flag(options, OPTION_PRINT_CONFIG)) {
@@ -153,7 +192,7 @@ enum favor_status options_parse(struct options *options, int n_words, char *cons
   const char *config = options_text(options, OPTION_CONFIG);
   if (option_is_active(options, OPTION_CONFIG) && config_read(options, config, status) != FAVOR_OK) return status->code;
   if (check_methods(options, status) != FAVOR_OK) return status->code;
-  if (check_conflicts(options, status) != FAVOR_OK) return status->code;
+  if (check_conflicts(options, status) != FAVOR_OK || check_profile(options, status) != FAVOR_OK) return status->code;
   return check_operands(options, status);
 }
 

@@ -112,6 +112,8 @@ static void test_choices_are_enums(void **state) {
       {OPTION_ROW_NORM, FAVOR_ROW_NORM_CHI, "chi"},
       {OPTION_PRECISION, FAVOR_PRECISION_F32, "f32"},
       {OPTION_PRECISION, FAVOR_PRECISION_F64, "f64"},
+      {OPTION_KEY_MAX, FAVOR_KEY_MAX_HEAD, "head"},
+      {OPTION_KEY_MAX, FAVOR_KEY_MAX_TENSOR, "tensor"},
       {OPTION_SCAN, FAVOR_SCAN_AUTO, "auto"},
       {OPTION_SCAN, FAVOR_SCAN_EXSCAN, "exscan"},
       {OPTION_SCAN, FAVOR_SCAN_DOUBLING, "doubling"},
@@ -167,6 +169,27 @@ static void test_refused_words(void **state) {
   refuse("attend", FAVOR_EUSAGE, "favor attend IN -o OUT");
   refuse("verify in.h5", FAVOR_EUSAGE, "favor verify IN OUT");
   refuse("version --shape 1,1,1,1", FAVOR_EUSAGE, "unknown option --shape");
+}
+
+/* The choices of --profile are none and the library's, in its order. */
+static void test_profiles(void **state) {
+  (void)state;
+  const char *const *choices = option_at(OPTION_PROFILE)->choices;
+  assert_string_equal(choices[0], "none");
+  for (int i = 0; choices[i]; i++) {
+    if (favor_profile_name(i)) assert_string_equal(choices[i + 1], favor_profile_name(i));
+    assert_int_equal(choices[i + 1] == NULL, favor_profile_name(i) == NULL);
+  }
+  accept("attend in.h5 --profile lucidrains --eps 0.0001 --key-max head --row-norm chi --map positive");
+  accept(with_config("attend in.h5 --profile idiap", "map = positive\neps = auto\nkey-max = none\nrow-norm = sqrt"));
+  accept("attend in.h5 --profile none --eps 1e-3");
+  refuse("attend in.h5 --profile lucidrain", FAVOR_EUSAGE, "lucidrains-legacy");
+  refuse("attend in.h5 --profile slim --key-max head", FAVOR_EUSAGE,
+         "--key-max head contradicts --profile slim, which has key-max none");
+  refuse("attend in.h5 --profile idiap --scale 1", FAVOR_EUSAGE,
+         "--scale 1 contradicts --profile idiap, which has scale D^-1/2");
+  refuse(with_config("attend in.h5 --profile google-jax", "eps = 1e-4"), FAVOR_EUSAGE,
+         "--eps 1e-4 contradicts --profile google-jax, which has eps 1e-06");
 }
 
 static void test_contradictions(void **state) {
@@ -276,17 +299,12 @@ static void test_exit_codes(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_defaults),
-      cmocka_unit_test(test_kinds),
-      cmocka_unit_test(test_choices_are_enums),
-      cmocka_unit_test(test_refused_values),
-      cmocka_unit_test(test_refused_words),
-      cmocka_unit_test(test_contradictions),
-      cmocka_unit_test(test_config),
-      cmocka_unit_test(test_refused_config),
-      cmocka_unit_test(test_printed_config),
-      cmocka_unit_test(test_attributes),
-      cmocka_unit_test(test_word_distance),
+      cmocka_unit_test(test_defaults),          cmocka_unit_test(test_kinds),
+      cmocka_unit_test(test_choices_are_enums), cmocka_unit_test(test_refused_values),
+      cmocka_unit_test(test_refused_words),     cmocka_unit_test(test_profiles),
+      cmocka_unit_test(test_contradictions),    cmocka_unit_test(test_config),
+      cmocka_unit_test(test_refused_config),    cmocka_unit_test(test_printed_config),
+      cmocka_unit_test(test_attributes),        cmocka_unit_test(test_word_distance),
       cmocka_unit_test(test_exit_codes),
   };
   return cmocka_run_group_tests_name("options", tests, NULL, NULL);
