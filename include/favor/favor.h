@@ -203,7 +203,8 @@ enum favor_verb {
   FAVOR_ABSORB,        /* take keys and values into the state */
   FAVOR_COMBINE_BEGIN, /* let the ranks' states meet: no arrays */
   FAVOR_COMBINE_END,
-  FAVOR_EMIT /* turn queries (and, where needed, keys and values) into outputs */
+  FAVOR_EMIT,  /* turn queries (and, where needed, keys and values) into outputs */
+  FAVOR_ATTEND /* all of the shard at once, by methods whose ranks need each other's tokens */
 };
 enum { FAVOR_NEEDS_Q = 1, FAVOR_NEEDS_K = 2, FAVOR_NEEDS_V = 4, FAVOR_NEEDS_OUT = 8 };
 
@@ -220,9 +221,9 @@ FAVOR_API void favor_plan_step(const struct favor_plan *plan, int64_t index, str
 /* Local: forgets every state, so that a run can start. */
 FAVOR_API void favor_plan_begin(struct favor_plan *plan);
 
-/* Runs one step; steps go in order. Collective for the COMBINE verbs, else local. Arrays start at the step's first
- * token; those that the step does not need may be NULL. After a local error the remaining steps compute nothing, yet
- * must be run, so that every rank meets in the collective ones. Errors: as favor_plan_execute. */
+/* Runs one step; steps go in order. Collective for the COMBINE verbs and ATTEND, else local. Arrays start at the step's
+ * first token; those that the step does not need may be NULL. After a local error the remaining steps compute nothing,
+ * yet must be run, so that every rank meets in the collective ones. Errors: as favor_plan_execute. */
 FAVOR_API enum favor_status favor_plan_run_step(struct favor_plan *plan, int64_t index, const struct favor_input *q,
                                                 const struct favor_input *k, const struct favor_input *v,
                                                 const struct favor_output *out);

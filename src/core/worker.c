@@ -47,8 +47,7 @@ void worker_place(const struct engine *engine, void *memory, struct worker *work
 /* |x~|^2 / 2 in units of ln 2. */
 static const double longest_half_norm = LONGEST_HALF_NORM / 0.693147180559945309417232121458176568;
 
-/* Looks for what is wrong with a row that was found wrong. */
-static enum refusal_kind blame(const struct engine *engine, const void *row, int64_t width) {
+enum refusal_kind worker_blame(const struct engine *engine, const void *row, int64_t width) {
   enum refusal_kind kind = REFUSAL_NONE;
   for (int64_t i = 0; i < width; i++) {
     double x = real_at(engine, row, i);
@@ -75,7 +74,7 @@ static bool measure_rows(const struct engine *engine, char tensor, int64_t n, co
   for (int64_t i = 0; i < n; i++) {
     half_norm[i] *= engine->half_norm_factor;
     if (half_norm[i] <= longest_half_norm) continue;
-    enum refusal_kind kind = blame(engine, row_in(engine, x, stride, i), engine->shape.key_width);
+    enum refusal_kind kind = worker_blame(engine, row_in(engine, x, stride, i), engine->shape.key_width);
     *refusal = (struct refusal){kind == REFUSAL_NONE ? REFUSAL_TOO_LONG : kind, tensor, 0, i};
     return false;
   }
@@ -98,7 +97,7 @@ bool worker_measure_values(const struct engine *engine, struct worker *worker, i
   bool is_finite = true;
   for (int64_t e = 0; e < width; e++) is_finite = is_finite && isfinite(real_at(engine, worker->peak, e));
   for (int64_t i = 0; i < n && !is_finite; i++) {
-    enum refusal_kind kind = blame(engine, row_in(engine, v, stride, i), width);
+    enum refusal_kind kind = worker_blame(engine, row_in(engine, v, stride, i), width);
     if (kind == REFUSAL_NONE) continue;
     *refusal = (struct refusal){kind, 'v', 0, i};
     return false;

@@ -18,6 +18,9 @@ struct refusal {
   int64_t head, token;
 };
 
+/* What is wrong with a row's numbers, if anything. */
+enum refusal_kind worker_blame(const struct engine *engine, const void *row, int64_t width);
+
 struct worker {
   void *scratch;
   struct sum run, raised, view, before;

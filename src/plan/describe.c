@@ -1,6 +1,6 @@
 #include <stdio.h>
 
-#include "plan/plan.h"
+#include "plan/method.h"
 
 void favor_plan_shard(const struct favor_plan *plan, struct favor_shard *shard) {
   int64_t heads = plan->engine.heads_per_key;
@@ -49,10 +49,9 @@ void favor_plan_info(const struct favor_plan *plan, struct favor_plan_info *info
                ((double)plan->engine.shape.directions * (double)problem->key_width +
                 (double)plan->engine.shape.features * (double)problem->value_width),
   };
-  if (plan->schedule.kind == SCHEDULE_COPY) {
-    info->flops = 0;
-    info->state_bytes = 0;
-  }
+  if (schedule_has_states(&plan->schedule)) return;
+  info->flops = plan->method ? plan->method->flops(plan) : 0;
+  info->state_bytes = 0;
 }
 
 void favor_plan_describe(const struct favor_plan *plan, char *text, size_t size) {

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "plan/method.h"
 
 static int64_t n_units(const struct favor_plan *plan) { return range_count(plan->units); }
 
@@ -82,6 +83,20 @@ static enum favor_status combine_end(struct favor_plan *plan) {
   return dist_has_failed(plan->context) ? plan->context->pending.code : FAVOR_OK;
 }
 
+/* A rank that failed, or whose input cannot be computed with, tells the others before they need its tokens. */
+static enum favor_status attend_whole(struct favor_plan *plan, const struct step_arrays *arrays) {
+  if (!dist_has_failed(plan->context)) {
+    execute_check(plan, arrays, plan->schedule.shard);
+    plan_refuse(plan->context, &plan->refusal);
+  }
+  plan->outcome = dist_agree(plan->context, DIST_SITE_COMBINE, 0, "");
+  if (plan->outcome != FAVOR_OK) return plan->outcome;
+  int64_t sent_before = plan->axis ? dist_axis_bytes_sent(plan->axis) : 0;
+  plan->method->attend(plan, arrays);
+  plan->times.bytes_sent = plan->axis ? dist_axis_bytes_sent(plan->axis) - sent_before : 0;
+  return dist_has_failed(plan->context) ? plan->context->pending.code : FAVOR_OK;
+}
+
 enum favor_status favor_plan_run_step(struct favor_plan *plan, int64_t index, const struct favor_input *q,
                                       const struct favor_input *k, const struct favor_input *v,
                                       const struct favor_output *out) {
@@ -93,10 +108,15 @@ enum favor_status favor_plan_run_step(struct favor_plan *plan, int64_t index, co
     plan->times.reduce_s += clock_now_s() - begin;
     return status;
   }
-  if (plan->outcome != FAVOR_OK) return plan->outcome;
-  if (dist_has_failed(plan->context)) return plan->context->pending.code;
   struct step_arrays arrays = {.begin = planned->step.token_begin, .q = q, .k = k, .v = v, .out = out};
   struct range range = {planned->step.token_begin, planned->step.token_end};
+  if (verb == FAVOR_ATTEND) {
+    enum favor_status status = attend_whole(plan, &arrays);
+    plan->times.output_s += clock_now_s() - begin;
+    return status;
+  }
+  if (plan->outcome != FAVOR_OK) return plan->outcome;
+  if (dist_has_failed(plan->context)) return plan->context->pending.code;
   if (verb == FAVOR_ABSORB) {
     execute_absorb(plan, &arrays, range, planned->slot);
     plan->times.features_state_s += clock_now_s() - begin;

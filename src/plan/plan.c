@@ -9,6 +9,7 @@
 #include "feature/map.h"
 #include "feature/projection.h"
 #include "plan/memory.h"
+#include "plan/method.h"
 
 /* Rows longer than this, times the longest token allowed, would leave the range of exponents. */
 #define LONGEST_PROJECTION_ROW 0x1p16
@@ -61,16 +62,18 @@ static void choose_grid(struct favor_plan *plan) {
     plan->grid = cost_grid(problem, n_units, plan->context->size);
   }
   int64_t row = plan->context->rank / plan->grid.tokens, column = plan->context->rank % plan->grid.tokens;
-  plan->tokens = (struct tokens){.n_tokens = problem->tokens,
-                                 .n_segments = problem->n_segments,
-                                 .offsets = plan->offsets,
-                                 .run_tokens = engine_run_tokens(&plan->engine)};
+  plan->tokens =
+      (struct tokens){.n_tokens = problem->tokens,
+                      .n_segments = problem->n_segments,
+                      .offsets = plan->offsets,
+                      .run_tokens = plan->method ? plan->method->tile_tokens : engine_run_tokens(&plan->engine)};
   struct schedule *schedule = &plan->schedule;
-  schedule->kind = problem->method == FAVOR_METHOD_COPY ? SCHEDULE_COPY
-                   : problem->is_causal                 ? SCHEDULE_CAUSAL
-                                                        : SCHEDULE_BIDIRECTIONAL;
+  schedule->kind = plan->method                           ? SCHEDULE_WHOLE
+                   : problem->method == FAVOR_METHOD_COPY ? SCHEDULE_COPY
+                   : problem->is_causal                   ? SCHEDULE_CAUSAL
+                                                          : SCHEDULE_BIDIRECTIONAL;
   schedule->tokens = &plan->tokens;
-  const bool has_states = schedule->kind != SCHEDULE_COPY;
+  const bool has_states = schedule_has_states(schedule);
   for (int64_t part = 0; has_states && part < plan->grid.tokens && !schedule->has_spans; part++) {
     tokens_spans(&plan->tokens, plan->grid.tokens, part, schedule->spans);
     schedule->has_spans = schedule->spans[0].is_member || schedule->spans[1].is_member;
@@ -192,8 +195,13 @@ static int64_t hadamard_width(const struct favor_plan *plan, const double *data)
   return width;
 }
 
-/* A group a span and row of the grid, in two rounds. */
+/* A group a span and row of the grid, in two rounds; or the axis of a method. */
 static void make_groups(struct favor_plan *plan) {
+  if (plan->method) {
+    int64_t row_of_grid = plan->context->rank / plan->grid.tokens;
+    int color = row_of_grid < plan->grid.heads ? (int)row_of_grid : -1;
+    dist_axis_create(plan->context, color, plan->method->n_pieces(plan), &plan->axis);
+  }
   if (!plan->schedule.has_spans) return;
   int64_t row = plan->context->rank / plan->grid.tokens;
   for (int parity = 0; parity < 2; parity++) {
@@ -215,6 +223,7 @@ static enum favor_status create(struct favor_plan *plan, const struct favor_prob
   plan->engine = engine_make(kernel, problem->precision, problem->key_width, problem->value_width, problem->features,
                              map_signs(problem->map), problem->heads / problem->kv_heads, problem->scale);
   if (problem->method != FAVOR_METHOD_FAVOR) plan->engine.half_norm_factor = 0;
+  plan->method = method_of(problem);
   plan->engine.shape.hadamard_width = hadamard_width(plan, projection_data);
   plan->unit_bytes = engine_state_bytes(&plan->engine);
   check_longest_segment(plan);
@@ -266,6 +275,7 @@ enum favor_status favor_plan_create(struct favor_context *context, const struct 
 void favor_plan_destroy(struct favor_plan **plan) {
   if (!*plan) return;
   for (int parity = 0; parity < 2; parity++) dist_group_destroy(&(*plan)->groups[parity]);
+  dist_axis_destroy(&(*plan)->axis);
   plan_free(*plan);
   free(*plan);
   *plan = NULL;

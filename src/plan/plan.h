@@ -8,6 +8,7 @@
 
 #include "core/attend.h"
 #include "dist/agree.h"
+#include "dist/axis.h"
 #include "dist/group.h"
 #include "plan/binding.h"
 #include "plan/cost.h"
@@ -24,6 +25,8 @@ struct part {
   _Alignas(64) _Atomic int64_t next;
   int64_t end;
 };
+
+struct method;
 
 struct favor_plan {
   struct favor_context *context;
@@ -54,6 +57,9 @@ struct favor_plan {
   int64_t n_chunks;
   omp_lock_t *locks; /* [units][PLAN_SLICES]: of a slice of a unit's rows */
   struct dist_group *groups[2];
+  const struct method *method; /* NULL: with states, or none */
+  void *method_data;
+  struct dist_axis *axis;
   struct worker **workers; /* [threads], each the head of memory that its thread touched first */
   struct part *parts;      /* [threads] */
   size_t memory_bytes;

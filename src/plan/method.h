@@ -1,0 +1,28 @@
+/* Methods that need other ranks' tokens as they are: the whole shard in one collective step.
+ *
+ * Such a plan has no states. Its one step, FAVOR_ATTEND, gets q, k, v and out of the rank's shard; tokens of other
+ * ranks come over plan->axis, the ranks of the same heads in order of tokens. Where those own which tokens is a
+ * function of the problem, tokens_shard(&plan->tokens, plan->grid.tokens, part), so nobody has to ask. */
+#ifndef FAVOR_PLAN_METHOD_H
+#define FAVOR_PLAN_METHOD_H
+
+#include "plan/execute.h"
+
+struct method {
+  int64_t tile_tokens; /* shards begin at multiples of it from their segment's first token */
+  /* Most pieces of an exchange over the axis. */
+  int64_t (*n_pieces)(const struct favor_plan *plan);
+  /* Bytes that allocate() takes on this rank. */
+  size_t (*bytes)(const struct favor_plan *plan);
+  /* Local: allocates plan->method_data; records FAVOR_ENOMEM. It is freed with free(). */
+  void (*allocate)(struct favor_plan *plan);
+  /* Collective over the context (ranks that own nothing take part): all inputs are finite, and nothing has failed on
+   * any rank. May record FAVOR_EMPI and nothing else; allocates nothing. */
+  void (*attend)(struct favor_plan *plan, const struct step_arrays *arrays);
+  double (*flops)(const struct favor_plan *plan); /* of the whole problem */
+};
+
+/* NULL: the problem is solved with states, or needs nothing. */
+const struct method *method_of(const struct favor_problem *problem);
+
+#endif
