@@ -14,7 +14,8 @@ enum {
   COMMAND_INSPECT = 8,
   COMMAND_VERSION = 16,
   COMMAND_HELP = 32,
-  COMMAND_BENCH = 64
+  COMMAND_BENCH = 64,
+  COMMAND_STUDY = 128
 };
 
 enum option_key {
@@ -53,6 +54,11 @@ enum option_key {
   OPTION_TYPE,
   /* verify */
   OPTION_ROWS,
+  /* study */
+  OPTION_MAPS,
+  OPTION_PROJECTIONS,
+  OPTION_FEATURES_LIST,
+  OPTION_DRAWS,
   /* files */
   OPTION_QUERY,
   OPTION_KEY,
