@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/vectors.h"
 
 static size_t round_up(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
@@ -58,28 +59,57 @@ static enum refusal_kind blame(const struct engine *engine, const void *row, int
   return kind;
 }
 
-/* Whether no row can be too long, NaN or Inf, from each column's largest element alone. */
+VECTORS static uint32_t largest_of_32(int64_t n, const uint32_t *x) {
+  uint32_t largest = 0;
+  for (int64_t i = 0; i < n; i++) largest = x[i] > largest ? x[i] : largest;
+  return largest;
+}
+
+VECTORS static uint64_t largest_of_64(int64_t n, const uint64_t *x) {
+  uint64_t largest = 0;
+  for (int64_t i = 0; i < n; i++) largest = x[i] > largest ? x[i] : largest;
+  return largest;
+}
+
+/* The largest of n peaks, Inf or NaN if one is: by their bits, as in kernel_ops.peaks. */
+static double largest_peak(const struct engine *engine, int64_t n, const void *peak) {
+  if (engine->precision == FAVOR_PRECISION_F64) {
+    uint64_t bits = largest_of_64(n, peak);
+    return real_at(engine, &bits, 0);
+  }
+  uint32_t bits = largest_of_32(n, peak);
+  return real_at(engine, &bits, 0);
+}
+
+/* Whether no row can be too long, NaN or Inf, from the largest element alone. */
 static bool are_short(const struct engine *engine, int64_t n, const void *x, int64_t stride, void *peak) {
   int64_t width = engine->shape.key_width;
   memset(peak, 0, (size_t)width * engine->real_bytes);
   engine->ops->peaks(n, width, x, stride, peak);
-  double norm2 = 0;
-  for (int64_t d = 0; d < width; d++) norm2 += real_at(engine, peak, d) * real_at(engine, peak, d);
-  return norm2 * engine->half_norm_factor <= longest_half_norm;
+  double largest = largest_peak(engine, width, peak);
+  return (double)width * largest * largest * engine->half_norm_factor <= longest_half_norm;
+}
+
+/* x *= factor; returns how many are above the limit or NaN. */
+VECTORS static int64_t scale_and_count(int64_t n, double *x, double factor, double limit) {
+  int64_t n_beyond = 0;
+  for (int64_t i = 0; i < n; i++) {
+    x[i] *= factor;
+    n_beyond += !(x[i] <= limit);
+  }
+  return n_beyond;
 }
 
 /* half_norm of n rows; false at the first row that is not finite or too long. */
 static bool measure_rows(const struct engine *engine, char tensor, int64_t n, const void *x, int64_t stride,
                          double *half_norm, struct refusal *refusal) {
   engine->ops->norms(n, engine->shape.key_width, x, stride, half_norm);
-  for (int64_t i = 0; i < n; i++) {
-    half_norm[i] *= engine->half_norm_factor;
-    if (half_norm[i] <= longest_half_norm) continue;
-    enum refusal_kind kind = blame(engine, row_in(engine, x, stride, i), engine->shape.key_width);
-    *refusal = (struct refusal){kind == REFUSAL_NONE ? REFUSAL_TOO_LONG : kind, tensor, 0, i};
-    return false;
-  }
-  return true;
+  if (scale_and_count(n, half_norm, engine->half_norm_factor, longest_half_norm) == 0) return true;
+  int64_t i = 0;
+  while (half_norm[i] <= longest_half_norm) i++;
+  enum refusal_kind kind = blame(engine, row_in(engine, x, stride, i), engine->shape.key_width);
+  *refusal = (struct refusal){kind == REFUSAL_NONE ? REFUSAL_TOO_LONG : kind, tensor, 0, i};
+  return false;
 }
 
 /* |x| < 2^result; BINNED_NONE for 0. */
@@ -90,15 +120,14 @@ static int64_t magnitude_of(double x) {
   return exponent;
 }
 
-/* Fills worker->peak; false at the first row that is not finite. */
+/* Fills worker->peak and largest_value; false at the first row that is not finite. */
 static bool measure_values(const struct engine *engine, struct worker *worker, int64_t n, const void *v, int64_t stride,
                            struct refusal *refusal) {
   int64_t width = engine->shape.value_width;
   memset(worker->peak, 0, (size_t)width * engine->real_bytes);
   engine->ops->peaks(n, width, v, stride, worker->peak);
-  bool is_finite = true;
-  for (int64_t e = 0; e < width; e++) is_finite = is_finite && isfinite(real_at(engine, worker->peak, e));
-  for (int64_t i = 0; i < n && !is_finite; i++) {
+  worker->largest_value = largest_peak(engine, width, worker->peak);
+  for (int64_t i = 0; i < n && !isfinite(worker->largest_value); i++) {
     enum refusal_kind kind = blame(engine, row_in(engine, v, stride, i), width);
     if (kind == REFUSAL_NONE) continue;
     *refusal = (struct refusal){kind, 'v', 0, i};
@@ -135,15 +164,17 @@ static bool row_fits(const struct engine *engine, const void *row, const struct 
   return fits;
 }
 
+/* How many shifts are neither 0 nor `other`. */
+VECTORS static int64_t count_shifted(int64_t n, const int32_t *shift, int32_t other) {
+  int64_t n_shifted = 0;
+  for (int64_t e = 0; e < n; e++) n_shifted += (shift[e] != 0) & (shift[e] != other);
+  return n_shifted;
+}
+
 /* Whether all columns are as they are for ordinary values, and hold the tile's. */
 static bool is_ordinary(const struct engine *engine, const struct worker *worker, const struct sum *run) {
-  double largest = 0;
-  for (int64_t e = 0; e < engine->shape.value_width; e++) {
-    if (run->shift[e] != 0) return false;
-    double peak = real_at(engine, worker->peak, e);
-    largest = peak > largest ? peak : largest;
-  }
-  return shift_holds(engine->precision, 0, magnitude_of(largest));
+  return count_shifted(engine->shape.value_width, run->shift, 0) == 0 &&
+         shift_holds(engine->precision, 0, magnitude_of(worker->largest_value));
 }
 
 int64_t worker_settle_shifts(const struct engine *engine, struct worker *worker, int64_t n, const void *v,
@@ -187,9 +218,8 @@ struct kernel_queries worker_cut_queries(const struct engine *engine, const stru
 }
 
 const void *worker_scale(const struct engine *engine, const int32_t *shift, int sign, void *scale) {
-  int64_t width = engine->shape.value_width, n_ordinary = 0;
-  while (n_ordinary < width && (shift[n_ordinary] == 0 || shift[n_ordinary] == SHIFT_NONE)) n_ordinary++;
-  if (n_ordinary == width) return NULL;
+  int64_t width = engine->shape.value_width;
+  if (count_shifted(width, shift, SHIFT_NONE) == 0) return NULL;
   for (int64_t e = 0; e < width; e++) {
     set_real(engine, scale, e, shift[e] == SHIFT_NONE ? 1 : ldexp(1, sign * shift[e]));
   }

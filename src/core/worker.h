@@ -25,6 +25,7 @@ struct worker {
   double *row;                         /* [STATE_SCRATCH(E)] */
   double *half_norm, *query_half_norm; /* [tile] */
   void *peak, *query_peak;             /* real bits [E], [D] */
+  double largest_value;                /* of peak */
   int32_t *shift;                      /* [E] of the tile */
   void *v_scale;                       /* real [E] */
   void *out_scale;                     /* real [E] */
