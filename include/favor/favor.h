@@ -25,7 +25,8 @@
  *   phi(x) = (2M)^-1/2 [exp(u - g), exp(-u - g)]        FAVOR_MAP_HYPERBOLIC
  *   out_i = sum_j (phi(q_i) . phi(k_j)) v_j / sum_j (phi(q_i) . phi(k_j))
  *
- * with j over the tokens of i's segment (causal: those with j <= i).
+ * with j over the tokens of i's segment (causal: those with j <= i). With a window, exp(q~_i . k~_j) takes the place of
+ * phi(q_i) . phi(k_j) for the tokens j in it.
  *
  * Errors: every function that can fail returns enum favor_status. A collective function returns the same status on
  * every rank, and favor_context_message() then gives the same text on every rank. A local function that fails leaves
@@ -125,6 +126,10 @@ struct favor_problem {
   enum favor_projection projection;
   enum favor_row_norm row_norm; /* of every row; iid Gaussian rows are those of chi, sqrt gives them one length */
   bool has_projection_per_head; /* one projection for each key head (shared over the batch) */
+  /* Tokens on each side of a query (before it only, when causal) that are attended to exactly, with weights
+   * exp(scale q.k), beside features for all others; 0 is the token itself, -1 no window. With method favor and maps
+   * that estimate those weights; the plan then keeps its shard in memory, in one step FAVOR_ATTEND. */
+  int64_t window;
   uint64_t seed, layer, redraw; /* the projection is a function of these and of the key head */
   double scale;                 /* of the logits; 0: D^-1/2; else from 1e-30 to 1e30 */
   /* A projection to use instead of a drawn one: [M][D], or [G][M][D] with has_projection_per_head. Read on rank 0
@@ -140,7 +145,7 @@ struct favor_problem {
   int64_t memory_bytes; /* per rank, for states, scratch and the caller's blocks; 0: no bound */
 };
 
-/* One head, width 64, 256 features, causal off, everything automatic; tokens 0. */
+/* One head, width 64, 256 features, causal off, no window, everything automatic; tokens 0. */
 FAVOR_API struct favor_problem favor_problem_default(void);
 
 /* ---- plan ------------------------------------------------------------------------------------------------------- */

@@ -81,8 +81,7 @@ static bool measure_rows(const struct engine *engine, char tensor, int64_t n, co
   return true;
 }
 
-/* |x| < 2^result; BINNED_NONE for 0. */
-static int64_t magnitude_of(double x) {
+int64_t worker_magnitude(double x) {
   int exponent;
   if (x == 0) return BINNED_NONE;
   frexp(x, &exponent);
@@ -110,7 +109,7 @@ bool worker_measure_values(const struct engine *engine, struct worker *worker, i
 static int64_t begin_columns(const struct engine *engine, int64_t n, const void *v, int64_t stride, struct sum *run) {
   for (int64_t e = 0; e < engine->shape.value_width; e++) {
     for (int64_t i = 0; i < n && run->shift[e] == SHIFT_NONE; i++) {
-      int32_t shift = shift_for(engine->precision, magnitude_of(real_at(engine, row_in(engine, v, stride, i), e)));
+      int32_t shift = shift_for(engine->precision, worker_magnitude(real_at(engine, row_in(engine, v, stride, i), e)));
       if (i == 0 || shift == 0) {
         run->shift[e] = shift;
       } else if (shift != SHIFT_NONE) {
@@ -125,7 +124,7 @@ static int64_t begin_columns(const struct engine *engine, int64_t n, const void 
 static bool row_fits(const struct engine *engine, const void *row, const struct sum *run, int32_t *needed) {
   bool fits = true;
   for (int64_t e = 0; e < engine->shape.value_width; e++) {
-    int64_t magnitude = magnitude_of(real_at(engine, row, e));
+    int64_t magnitude = worker_magnitude(real_at(engine, row, e));
     bool holds = shift_holds(engine->precision, run->shift[e], magnitude);
     needed[e] = holds ? SHIFT_NONE : shift_for(engine->precision, magnitude);
     fits = fits && holds;
@@ -141,7 +140,7 @@ static bool is_ordinary(const struct engine *engine, const struct worker *worker
     double peak = real_at(engine, worker->peak, e);
     largest = peak > largest ? peak : largest;
   }
-  return shift_holds(engine->precision, 0, magnitude_of(largest));
+  return shift_holds(engine->precision, 0, worker_magnitude(largest));
 }
 
 int64_t worker_settle_shifts(const struct engine *engine, struct worker *worker, int64_t n, const void *v,

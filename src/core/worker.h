@@ -48,6 +48,9 @@ void worker_place(const struct engine *engine, void *memory, struct worker *work
 bool worker_measure_keys(const struct engine *engine, struct worker *worker, int64_t n, const void *k, int64_t k_stride,
                          const void *v, int64_t v_stride, struct refusal *refusal);
 
+/* |x| < 2^result; BINNED_NONE for 0. */
+int64_t worker_magnitude(double x);
+
 /* The values' part of it: fills worker->peak; false at the first row that is not finite. n is of any size. */
 bool worker_measure_values(const struct engine *engine, struct worker *worker, int64_t n, const void *v,
                            int64_t v_stride, struct refusal *refusal);

@@ -29,6 +29,20 @@ struct dist_piece {
 enum favor_status dist_axis_exchange(struct dist_axis *axis, const struct dist_piece *sends, int64_t n_sends,
                                      const struct dist_piece *receives, int64_t n_receives);
 
+/* Where a rank stands in a scan. Ranks form chains of neighbours, each of which sums its ranks' states in order; one
+ * chain may end and another begin with the same rank. */
+struct dist_scan_place {
+  bool is_backward; /* from higher ranks to lower ones */
+  int n_from;       /* ranks before this one in the chain that reaches it */
+  int n_to;         /* ranks after this one in the chain that it reaches */
+  bool is_through;  /* the two are one */
+};
+/* The exclusive scan of states, arrays of n_rows binned rows (base/binned.h): merges into `result` those of the n_from
+ * ranks before. window: this rank's own for the ranks after it, which is lost; incoming: scratch. Needs one piece each
+ * way. By recursive doubling, as dist/scan.c. */
+enum favor_status dist_axis_scan(struct dist_axis *axis, const struct dist_scan_place *place, int64_t n_rows,
+                                 size_t row_bytes, void *window, void *incoming, void *result);
+
 /* Bytes that this rank sent since creation (a broadcast: by its root, once). */
 int64_t dist_axis_bytes_sent(const struct dist_axis *axis);
 

@@ -10,4 +10,9 @@
 /* Features of a direction w_r: 1, or 2 where both its signs count. */
 static inline int64_t map_signs(enum favor_map map) { return map == FAVOR_MAP_HYPERBOLIC ? 2 : 1; }
 
+/* Whether phi(q).phi(k) estimates exp(q~.k~), as the two of lemma 1 do, and not some other kernel. */
+static inline bool map_estimates_softmax(enum favor_map map) {
+  return map == FAVOR_MAP_POSITIVE || map == FAVOR_MAP_HYPERBOLIC;
+}
+
 #endif

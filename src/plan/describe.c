@@ -51,7 +51,7 @@ void favor_plan_info(const struct favor_plan *plan, struct favor_plan_info *info
   };
   if (schedule_has_states(&plan->schedule)) return;
   info->flops = plan->method ? plan->method->flops(plan) : 0;
-  info->state_bytes = 0;
+  if (!plan->method || !plan->method->has_states) info->state_bytes = 0;
 }
 
 void favor_plan_describe(const struct favor_plan *plan, char *text, size_t size) {

@@ -1,6 +1,5 @@
 #include "plan/method.h"
 
 const struct method *method_of(const struct favor_problem *problem) {
-  (void)problem;
-  return NULL;
+  return problem->method == FAVOR_METHOD_FAVOR && problem->window >= 0 ? &method_hybrid : NULL;
 }

@@ -9,7 +9,8 @@
 #include "plan/execute.h"
 
 struct method {
-  int64_t tile_tokens; /* shards begin at multiples of it from their segment's first token */
+  /* Shards begin at multiples of it from their segment's first token; 0: of a run of the kernel. */
+  int64_t tile_tokens;
   /* Most pieces of an exchange over the axis. */
   int64_t (*n_pieces)(const struct favor_plan *plan);
   /* Bytes that allocate() takes on this rank. */
@@ -20,7 +21,10 @@ struct method {
    * any rank. May record FAVOR_EMPI and nothing else; allocates nothing. */
   void (*attend)(struct favor_plan *plan, const struct step_arrays *arrays);
   double (*flops)(const struct favor_plan *plan); /* of the whole problem */
+  bool has_states;                                /* of features, if not ones that outlast the step */
 };
+
+extern const struct method method_hybrid;
 
 /* NULL: the problem is solved with states, or needs nothing. */
 const struct method *method_of(const struct favor_problem *problem);

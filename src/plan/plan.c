@@ -62,11 +62,11 @@ static void choose_grid(struct favor_plan *plan) {
     plan->grid = cost_grid(problem, n_units, plan->context->size);
   }
   int64_t row = plan->context->rank / plan->grid.tokens, column = plan->context->rank % plan->grid.tokens;
-  plan->tokens =
-      (struct tokens){.n_tokens = problem->tokens,
-                      .n_segments = problem->n_segments,
-                      .offsets = plan->offsets,
-                      .run_tokens = plan->method ? plan->method->tile_tokens : engine_run_tokens(&plan->engine)};
+  plan->tokens = (struct tokens){.n_tokens = problem->tokens,
+                                 .n_segments = problem->n_segments,
+                                 .offsets = plan->offsets,
+                                 .run_tokens = engine_run_tokens(&plan->engine)};
+  if (plan->method && plan->method->tile_tokens > 0) plan->tokens.run_tokens = plan->method->tile_tokens;
   struct schedule *schedule = &plan->schedule;
   schedule->kind = plan->method                           ? SCHEDULE_WHOLE
                    : problem->method == FAVOR_METHOD_COPY ? SCHEDULE_COPY

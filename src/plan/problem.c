@@ -1,11 +1,18 @@
 #include <math.h>
 #include <string.h>
 
+#include "feature/map.h"
 #include "plan/plan.h"
 
 struct favor_problem favor_problem_default(void) {
-  return (struct favor_problem){
-      .batch = 1, .heads = 1, .kv_heads = 1, .key_width = 64, .value_width = 64, .features = 256, .kernel = "auto"};
+  return (struct favor_problem){.batch = 1,
+                                .heads = 1,
+                                .kv_heads = 1,
+                                .key_width = 64,
+                                .value_width = 64,
+                                .features = 256,
+                                .kernel = "auto",
+                                .window = -1};
 }
 
 /* Widths and features are kept below 2^24 and arrays below 2^62 elements, so that products never overflow. */
@@ -87,6 +94,23 @@ static void check_choices(struct favor_context *context, const struct favor_prob
   }
 }
 
+/* The window's weights are those of softmax: what is outside must be an estimate of them. */
+static void check_window(struct favor_context *context, const struct favor_problem *problem) {
+  if (problem->window < -1 || problem->window > MAX_TOKENS) {
+    dist_fail(context, FAVOR_EUSAGE, "window is %lld: it must be from 0 to %lld, or -1 for none",
+              (long long)problem->window, (long long)MAX_TOKENS);
+  }
+  if (problem->method != FAVOR_METHOD_FAVOR || problem->window < 0) return;
+  if (!map_estimates_softmax(problem->map)) {
+    dist_fail(context, FAVOR_EUSAGE,
+              "a window joins exact softmax with features that estimate it: use map positive, hyperbolic or oprf");
+  }
+  if (problem->precision == FAVOR_PRECISION_BF16) {
+    dist_fail(context, FAVOR_EUSAGE,
+              "a window with method favor has precisions f32 and f64; bf16 is for features alone");
+  }
+}
+
 static void check_grid(struct favor_context *context, const struct favor_problem *problem) {
   int64_t heads = problem->grid_heads, tokens = problem->grid_tokens;
   if (heads == 0 && tokens == 0) return;
@@ -122,6 +146,7 @@ static void check_segments(struct favor_context *context, const struct favor_pro
 void problem_check(struct favor_context *context, const struct favor_problem *problem) {
   check_sizes(context, problem);
   check_choices(context, problem);
+  check_window(context, problem);
   check_grid(context, problem);
   check_segments(context, problem);
 }
@@ -148,6 +173,7 @@ uint64_t problem_digest(const struct favor_problem *problem, const struct kernel
                               problem->grid_heads,
                               problem->grid_tokens,
                               (int64_t)problem->scan,
+                              problem->window,
                               problem->block_tokens,
                               problem->memory_bytes};
   uint64_t digest = dist_digest(DIST_DIGEST_START, integers, sizeof integers);
