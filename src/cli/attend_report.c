@@ -77,6 +77,7 @@ static void print_table(const struct attend *attend, const struct summary *summa
          (long long)(problem->segments ? problem->n_segments : 1));
   if (problem->method == FAVOR_METHOD_FAVOR) {
     printf("  method   FAVOR+, %s, %lld features, ", options_text(options, OPTION_MAP), (long long)problem->features);
+    if (problem->window >= 0) printf("exact within %lld tokens, ", (long long)problem->window);
   } else {
     printf("  method   %s, ", options_text(options, OPTION_METHOD));
   }

@@ -52,9 +52,18 @@ static void take_map(struct verify *verify) {
             verify->out_path, name);
 }
 
+/* Outputs of versions that knew of no window have no such attribute. */
+static void take_window(struct verify *verify) {
+  verify->window = -1;
+  for (int i = 0; i < verify->n_attributes; i++) {
+    if (strcmp(verify->attributes[i].name, "window") == 0) verify->window = verify->attributes[i].integer;
+  }
+}
+
 static void take_attributes(struct verify *verify) {
   require_text(verify, "method", "favor");
   take_map(verify);
+  take_window(verify);
   verify->is_causal = attribute(verify, "causal", FAVOR_ATTRIBUTE_INTEGER)->integer != 0;
   verify->scale = attribute(verify, "scale", FAVOR_ATTRIBUTE_NUMBER)->number;
   verify->precision = is_text(verify, "precision", "f64")    ? FAVOR_PRECISION_F64
@@ -254,6 +263,8 @@ static enum favor_status prepare(struct verify *verify) {
                                       .value_width = problem->value_width,
                                       .map = verify->map,
                                       .features = verify->features,
+                                      .has_window = verify->window >= 0,
+                                      .window = verify->window,
                                       .scale = verify->scale,
                                       .projection = verify->projection,
                                       .projections = verify->projections};

@@ -31,6 +31,7 @@ enum option_key {
   OPTION_LAYER,
   OPTION_REDRAW,
   OPTION_SCALE,
+  OPTION_WINDOW,
   OPTION_PRECISION,
   /* attend: the run */
   OPTION_KERNEL,

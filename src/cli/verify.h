@@ -16,6 +16,7 @@ struct verify {
   struct input_names names; /* point into the attributes */
   bool is_causal;
   enum favor_map map;
+  int64_t window; /* -1: none */
   double scale;
   enum favor_precision precision;
   /* the data */

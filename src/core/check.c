@@ -25,6 +25,7 @@ struct check {
   double *q;                    /* [key_heads][n_queries][D]: q~ */
   double *q_log;                /* [key_heads][n_queries][R]: logarithms of features, less the query's largest */
   double *q_feature;            /* exp of it */
+  double *q_top;                /* [key_heads][n_queries]: what was taken off, with |q~|^2/2 */
   double *tops;                 /* [key_heads][CHECK_N_ANSWERS][n_queries] */
   double *sums;                 /* [key_heads][CHECK_N_ANSWERS][n_queries][1 + E] */
   /* one tile of keys */
@@ -162,12 +163,10 @@ static void take_features(const struct check *check, const double *projection, c
     double top = largest(row, m);
     exp_below(row, top, m, features + i * m);
     for (int64_t r = 0; r < m; r++) row[r] -= top;
-    if (tops) {
-      const double *token = x + i * width;
-      double half_norm = 0;
-      for (int64_t d = 0; d < width; d++) half_norm += 0.5 * token[d] * token[d];
-      tops[i] = top - half_norm;
-    }
+    const double *token = x + i * width;
+    double half_norm = 0;
+    for (int64_t d = 0; d < width; d++) half_norm += 0.5 * token[d] * token[d];
+    tops[i] = top - half_norm;
   }
 }
 
@@ -181,6 +180,7 @@ static bool allocate(struct check *check) {
   check->q = memory_zeroed(queries * width, number);
   check->q_log = memory_zeroed(queries * m, number);
   check->q_feature = memory_zeroed(queries * m, number);
+  check->q_top = memory_zeroed(queries, number);
   check->tops = memory_zeroed(queries * CHECK_N_ANSWERS, number);
   check->sums = memory_zeroed(queries * CHECK_N_ANSWERS * columns, number);
   check->k = memory_zeroed(TILE * width, number);
@@ -190,8 +190,8 @@ static bool allocate(struct check *check) {
   check->k_top = memory_zeroed(TILE, number);
   check->weights = memory_zeroed(CHUNK * TILE, number);
   check->answers = memory_zeroed(CHECK_N_ANSWERS * (size_t)problem->value_width, number);
-  return check->q && check->q_log && check->q_feature && check->tops && check->sums && check->k && check->v &&
-         check->k_log && check->k_feature && check->k_top && check->weights && check->answers;
+  return check->q && check->q_log && check->q_feature && check->q_top && check->tops && check->sums && check->k &&
+         check->v && check->k_log && check->k_feature && check->k_top && check->weights && check->answers;
 }
 
 /* Its own rows and projection instead of the caller's. */
@@ -219,7 +219,7 @@ static void take_queries(struct check *check, const double *q) {
     for (int64_t i = 0; i < problem->n_rows; i++)
       scale_copy(q + (i * problem->key_heads + g) * group, group, sqrt(problem->scale), own + i * group);
     take_features(check, projection_of(check, g), own, check->n_queries, check->q_log + g * check->n_queries * m,
-                  check->q_feature + g * check->n_queries * m, NULL);
+                  check->q_feature + g * check->n_queries * m, check->q_top + g * check->n_queries);
   }
 }
 
@@ -244,6 +244,7 @@ void check_destroy(struct check **check) {
   free(gone->q);
   free(gone->q_log);
   free(gone->q_feature);
+  free(gone->q_top);
   free(gone->tops);
   free(gone->sums);
   free(gone->k);
@@ -317,8 +318,8 @@ static double log_sum(const double *a, const double *b, int64_t n) {
   return top + log(sum);
 }
 
-/* The logarithms of the definition's weights, less what all keys of a query share. */
-static void weigh_by_definition(const struct meeting *meeting) {
+/* The logarithms of features' weights, less what all keys of a query share. */
+static void weigh_by_features(const struct meeting *meeting) {
   const struct check *check = meeting->check;
   const int64_t m = check->n_features;
   const int64_t first = meeting->key_head * check->n_queries + meeting->query_begin;
@@ -337,6 +338,28 @@ static void weigh_by_definition(const struct meeting *meeting) {
         weights[j] = key_top + log_sum(check->q_log + (first + i) * m, check->k_log + j * m, m);
     }
   }
+}
+
+/* The logarithms of exact weights in place of those inside the window, less what was taken off the others. */
+static void join_window(const struct meeting *meeting) {
+  const struct check *check = meeting->check;
+  const struct check_problem *problem = &check->problem;
+  const int64_t width = problem->key_width, first = meeting->key_head * check->n_queries + meeting->query_begin;
+  for (int64_t i = 0; i < meeting->n_queries; i++) {
+    const double *q = check->q + (first + i) * width, off = check->q_top[first + i] - log((double)check->n_features);
+    const int64_t token = problem->rows[(meeting->query_begin + i) / problem->heads_per_key].token;
+    for (int64_t j = 0; j < meeting->n_keys; j++) {
+      if (llabs(meeting->token + j - token) > problem->window) continue;
+      double product = 0;
+      for (int64_t d = 0; d < width; d++) product += q[d] * check->k[j * width + d];
+      check->weights[i * TILE + j] = product - off;
+    }
+  }
+}
+
+static void weigh_by_definition(const struct meeting *meeting) {
+  weigh_by_features(meeting);
+  if (meeting->check->problem.has_window) join_window(meeting);
 }
 
 static void weigh_exactly(const struct meeting *meeting) {

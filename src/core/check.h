@@ -5,6 +5,8 @@
  *   definition  weight_ij = sum_r exp(w_r.q~_i - |q~_i|^2/2 + w_r.k~_j - |k~_j|^2/2), FAVOR+ with the projection given
  *               (Choromanski et al., ICLR 2021, lemma 1; the factor 1/M cancels), of the hyperbolic map plus the same
  *               sum with -w_r in place of w_r
+ *               With a window, and |i - j| <= window, exp(q~_i.k~_j) instead, and the others by their factor 1/M (or
+ *               1/(2M)), which does not cancel then
  *   exact       weight_ij = exp(q~_i.k~_j), softmax attention
  *   mean        weight_ij = 1, the trivial answer
  * Weights are kept relative to a running maximum of their logarithms, as in online softmax (Milakov and Gimelshein,
@@ -40,6 +42,8 @@ struct check_problem {
   double scale;
   const double *projection; /* [projections][M][D], copied; flat key head g uses number g % projections */
   int64_t projections;
+  bool has_window;
+  int64_t window;
 };
 
 struct check;
