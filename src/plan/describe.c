@@ -19,6 +19,7 @@ void favor_plan_step(const struct favor_plan *plan, int64_t index, struct favor_
 }
 
 static const char *scan_name(const struct favor_plan *plan) {
+  if (plan->method && plan->method->has_states && plan->grid.tokens > 1) return "doubling"; /* dist_axis_scan */
   if (!plan->schedule.has_spans) return "none";
   if (!plan->problem.is_causal) return "allreduce";
   for (int parity = 0; parity < 2; parity++) {
