@@ -219,11 +219,12 @@ static struct near near_of(const struct hybrid *hybrid, const struct hybrid_work
   return near;
 }
 
-/* Features of the tile of keys that begins at `token`; those at either end of the windows are kept for one more tile of
- * queries. */
+/* Features of the tile of keys that begins at `token`, ahead of the tile of queries or not. */
 static struct hybrid_keys *features_of(const struct hybrid *hybrid, const struct hybrid_worker *worker,
                                        const struct hybrid_stretch *stretch, int64_t token, int64_t n, bool is_ahead) {
-  struct hybrid_keys *keys = &worker->tile->slot[2 * is_ahead + token / hybrid->tile % 2];
+  const int64_t number = token / hybrid->tile, n_met = 2 * hybrid->lag + 1;
+  const int64_t slot = n_met <= HYBRID_SLOTS ? number % HYBRID_SLOTS : 2 * is_ahead + number % 2;
+  struct hybrid_keys *keys = &worker->tile->slot[slot];
   if (keys->token == token) return keys;
   hybrid_take_keys(worker->tile, n, key_at(hybrid, stretch, token), keys);
   keys->token = token;

@@ -19,9 +19,9 @@
 /* Products of features below 2^-HYBRID_LOST_BELOW of the largest factors may have underflowed in part. */
 enum { HYBRID_LOST_BELOW = 80 };
 
-/* Features of a few tiles of keys are kept: each of the two tiles at either end of a window meets two tiles of queries
- * in a row. */
-enum { HYBRID_SLOTS = 4 };
+/* Features of a few tiles of keys are kept: all that a tile of queries meets where those are few, else the two at
+ * either end of its windows, each of which meets two tiles of queries in a row. */
+enum { HYBRID_SLOTS = 8 };
 
 /* A tile of keys as the factor of a product: 2^(l_r - top), top = max_r n_r. */
 struct hybrid_keys {
