@@ -1,10 +1,10 @@
 /* Tiles on BLAS products: the element-wise parts are loops that the compiler turns into vectors. */
-#include <cblas.h>
 #include <float.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
 
+#include "kernel/gemm.h"
 #include "kernel/kernel.h"
 
 enum { TILE = 64, RUN_TILES = 4 };
@@ -25,18 +25,6 @@ static bool is_supported(void) { return __builtin_cpu_supports("avx2") && __buil
 static bool is_supported(void) { return true; }
 #endif
 #pragma GCC optimize("O3")
-
-/* An OpenBLAS built without threads keeps its buffers without locks: concurrent calls give wrong numbers (seen with
- * Debian 12's libopenblas0-serial, 0.3.21). The pthread build, kept to one thread, is safe and is what
- * jobs/common.sh installs; under the other one threads take turns. */
-#define GEMM_IN_TURN(call)                                                                                             \
-  do {                                                                                                                 \
-    if (openblas_get_parallel() != OPENBLAS_SEQUENTIAL) {                                                              \
-      call;                                                                                                            \
-    } else {                                                                                                           \
-      _Pragma("omp critical(favor_gemm)") call;                                                                        \
-    }                                                                                                                  \
-  } while (0)
 
 #define DEFINE_PRODUCTS(REAL, PREFIX, SUFFIX)                                                                          \
   static void gemm_##SUFFIX(CBLAS_TRANSPOSE ta, CBLAS_TRANSPOSE tb, int64_t m, int64_t n, int64_t k, const REAL *a,    \
