@@ -92,10 +92,13 @@ FAVOR_API int favor_context_size(const struct favor_context *context);
 
 /* ---- problem ---------------------------------------------------------------------------------------------------- */
 
-/* What is computed. Mean: the mean of v over A(i), the tokens that i attends to; copy: v_i, no attention at all, which
- * bounds from below what any method takes (the "OPT" line of Choromanski et al. 2021, figure 3). Both leave q and k out
- * of account (mean still wants them finite), and all that is said of features and projections below. */
-enum favor_method { FAVOR_METHOD_FAVOR = 0, FAVOR_METHOD_MEAN, FAVOR_METHOD_COPY };
+/* What is computed, A(i) being the tokens that i attends to. Exact: softmax attention as it is defined,
+ * sum_j exp(scale q_i . k_j) v_j / sum_j exp(scale q_i . k_j) over A(i), in N^2 (D + E) time; of memory it takes E + 3
+ * doubles for each query of the rank. Its products are those of BLAS: kernel "auto" or "blas". Mean: the mean of v over
+ * A(i); copy: v_i, no attention at all, which bounds from below what any method takes (the "OPT" line of Choromanski et
+ * al. 2021, figure 3). Both leave q and k out of account (mean still wants them finite). All but favor have no use for
+ * what is said of features and projections below. */
+enum favor_method { FAVOR_METHOD_FAVOR = 0, FAVOR_METHOD_EXACT, FAVOR_METHOD_MEAN, FAVOR_METHOD_COPY };
 enum favor_map { FAVOR_MAP_POSITIVE = 0, FAVOR_MAP_HYPERBOLIC };
 /* Hadamard: blocks of three rounds of random signs and Walsh-Hadamard transforms, of the width padded to a power of two
  * (Yu et al. 2016); nearly orthogonal rows' error at a small bias, and less work in the fused kernels. */
@@ -182,8 +185,8 @@ struct favor_output {
 
 /* Collective. Attention of the whole problem: q [heads][tokens][D], k [kv_heads][tokens][D], v [kv_heads][tokens][E],
  * out [heads][tokens][E], each this rank's shard. The caller owns all four; out must not overlap the others.
- * Allocates nothing. Errors: FAVOR_EDATA (NaN, Inf, or |x~|^2/2 above 2^22; tensor, head and token named), FAVOR_EMPI.
- * After an error out is unspecified and the plan can be executed again. */
+ * Allocates nothing. Errors: FAVOR_EDATA (NaN, Inf, or with method favor |x~|^2/2 above 2^22; tensor, head and token
+ * named), FAVOR_EMPI. After an error out is unspecified and the plan can be executed again. */
 FAVOR_API enum favor_status favor_plan_execute(struct favor_plan *plan, const struct favor_input *q,
                                                const struct favor_input *k, const struct favor_input *v,
                                                const struct favor_output *out);
@@ -247,7 +250,9 @@ struct favor_plan_info {
   int64_t state_rows;  /* R: features of a key head's state */
   size_t state_bytes;  /* one state of every key head of the problem */
   size_t memory_bytes; /* what the plan allocated on this rank */
-  double flops; /* 4 (M D + R E) a token and query head over the whole problem; causal: without intra-tile products */
+  /* Over the whole problem: 4 (M D + R E) a token and query head, causal without intra-tile products; exact: 2 (D + E)
+   * a query and each key that it attends to. */
+  double flops;
 };
 /* Local. */
 FAVOR_API void favor_plan_info(const struct favor_plan *plan, struct favor_plan_info *info);

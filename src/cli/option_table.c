@@ -2,7 +2,7 @@
 
 #include <string.h>
 
-static const char *const methods[] = {"favor", "mean", "copy", NULL};
+static const char *const methods[] = {"favor", "exact", "mean", "copy", NULL};
 static const char *const maps[] = {"positive", "hyperbolic", NULL};
 static const char *const projections[] = {"orthogonal", "gaussian", "hadamard", NULL};
 static const char *const row_norms[] = {"sqrt", "chi", NULL};
@@ -42,8 +42,8 @@ static const struct option table[OPTION_N_KEYS] = {
                        .preset = "favor",
                        ATTRIBUTE,
                        .argument = "NAME",
-                       .help =
-                           "favor; or a baseline: mean, the mean of v over what a token attends to; copy, v itself"},
+                       .help = "favor; exact, softmax attention in time N^2; or a baseline: mean, the mean of v over "
+                               "what a token attends to; copy, v itself"},
     [OPTION_MAP] = {.name = "map",
                     .commands = COMMAND_ATTEND | COMMAND_BENCH,
                     .kind = KIND_CHOICE,

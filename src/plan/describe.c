@@ -31,7 +31,7 @@ void favor_plan_info(const struct favor_plan *plan, struct favor_plan_info *info
   const struct favor_problem *problem = &plan->problem;
   double rows = (double)problem->tokens * (double)problem->batch * (double)problem->heads;
   *info = (struct favor_plan_info){
-      .kernel = plan->engine.kernel->name,
+      .kernel = plan->method && plan->method->kernel ? plan->method->kernel : plan->engine.kernel->name,
       .scan = scan_name(plan),
       .grid_heads = plan->grid.heads,
       .grid_tokens = plan->grid.tokens,
@@ -39,7 +39,7 @@ void favor_plan_info(const struct favor_plan *plan, struct favor_plan_info *info
       .cores = binding_cores(plan->binding),
       .is_bound = binding_is_partial(plan->binding),
       .binding = binding_name(plan->binding),
-      .tile_tokens = plan->engine.kernel->tile_tokens,
+      .tile_tokens = plan->method ? plan->method->tile_tokens : plan->engine.kernel->tile_tokens,
       .run_tokens = plan->tokens.run_tokens,
       .block_tokens = plan->schedule.block_tokens,
       .state_bytes = plan->unit_bytes * (size_t)(problem->batch * problem->kv_heads),

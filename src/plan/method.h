@@ -10,6 +10,7 @@
 
 struct method {
   int64_t tile_tokens; /* shards begin at multiples of it from their segment's first token */
+  const char *kernel;  /* that its products are of, a name of favor_kernel_name(); NULL: the plan's */
   /* Most pieces of an exchange over the axis. */
   int64_t (*n_pieces)(const struct favor_plan *plan);
   /* Bytes that allocate() takes on this rank. */

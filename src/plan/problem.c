@@ -82,6 +82,9 @@ static void check_choices(struct favor_context *context, const struct favor_prob
   if (problem->method != FAVOR_METHOD_FAVOR && problem->precision == FAVOR_PRECISION_BF16) {
     dist_fail(context, FAVOR_EUSAGE, "precision bf16 is for the products of method favor; use f32 or f64");
   }
+  if (problem->method == FAVOR_METHOD_EXACT && strcmp(problem->kernel, "auto") && strcmp(problem->kernel, "blas")) {
+    dist_fail(context, FAVOR_EUSAGE, "method exact has no products but those of BLAS; use kernel blas, or auto");
+  }
   if (problem->threads < 0 || problem->block_tokens < 0 || problem->memory_bytes < 0) {
     dist_fail(context, FAVOR_EUSAGE, "threads, block_tokens and memory_bytes must not be negative");
   }

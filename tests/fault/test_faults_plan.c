@@ -71,13 +71,14 @@ static int fail_each_agreement(const struct scenario *s, enum dist_site site, in
   return skip;
 }
 
-static void fail_everywhere(bool is_causal, enum run_mode mode) {
+static void fail_everywhere(enum favor_method method, bool is_causal, enum run_mode mode) {
   static const enum dist_site always[] = {DIST_SITE_PLAN_CHECK, DIST_SITE_PLAN_DRAW, DIST_SITE_PLAN_MEMORY,
                                           DIST_SITE_PLAN_GROUPS, DIST_SITE_RUN_END};
   const int ranks[] = {0, mpi_size() / 2, mpi_size() - 1};
   struct scenario s = {.contexts = run_contexts_open(), .problem = favor_problem_default()};
   s.problem.key_width = s.problem.value_width = 8;
   s.problem.features = 16;
+  s.problem.method = method;
   s.problem.is_causal = is_causal;
   s.problem.tokens = 3 * run_tokens_of(s.contexts.self, &s.problem) + 5;
   s.problem.grid_heads = 1;
@@ -104,30 +105,34 @@ static void fail_everywhere(bool is_causal, enum run_mode mode) {
 
 static void causal_execute(void **state) {
   (void)state;
-  fail_everywhere(true, RUN_EXECUTE);
+  fail_everywhere(FAVOR_METHOD_FAVOR, true, RUN_EXECUTE);
 }
 
 static void causal_steps(void **state) {
   (void)state;
-  fail_everywhere(true, RUN_STEPS);
+  fail_everywhere(FAVOR_METHOD_FAVOR, true, RUN_STEPS);
 }
 
 static void bidirectional_execute(void **state) {
   (void)state;
-  fail_everywhere(false, RUN_EXECUTE);
+  fail_everywhere(FAVOR_METHOD_FAVOR, false, RUN_EXECUTE);
 }
 
 static void bidirectional_steps(void **state) {
   (void)state;
-  fail_everywhere(false, RUN_STEPS);
+  fail_everywhere(FAVOR_METHOD_FAVOR, false, RUN_STEPS);
+}
+
+/* A method whose ranks need each other's tokens. */
+static void exact_execute(void **state) {
+  (void)state;
+  fail_everywhere(FAVOR_METHOD_EXACT, false, RUN_EXECUTE);
 }
 
 int main(int argc, char **argv) {
   const struct CMUnitTest tests[] = {
-      mpi_unit_test(causal_execute),
-      mpi_unit_test(causal_steps),
-      mpi_unit_test(bidirectional_execute),
-      mpi_unit_test(bidirectional_steps),
+      mpi_unit_test(causal_execute),      mpi_unit_test(causal_steps),  mpi_unit_test(bidirectional_execute),
+      mpi_unit_test(bidirectional_steps), mpi_unit_test(exact_execute),
   };
   return mpi_cmocka_main(&argc, &argv, "faults_plan", tests, sizeof tests / sizeof tests[0]);
 }
