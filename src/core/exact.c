@@ -72,15 +72,25 @@ struct rows {
   struct exact_range range[TILE];
   bool is_long[TILE]; /* logits in a longer precision */
   bool has_long, has_short;
-  double factor[TILE]; /* that its sums are scaled with before they take the tile */
+  double factor[TILE];  /* that its sums are scaled with before they take the tile */
+  const uint64_t *seen; /* of the range, by bits; NULL: all of it */
 };
+
+static inline bool is_seen(const struct rows *rows, int64_t i, int32_t j) {
+  return !rows->seen || (rows->seen[i] >> j & 1);
+}
+
+static struct exact_range range_of_bits(uint64_t seen) {
+  if (seen == 0) return (struct exact_range){0, 0};
+  return (struct exact_range){__builtin_ctzll(seen), TILE - __builtin_clzll(seen)};
+}
 
 /* Whether |scale q . k| may pass `limit`, for which keys in its range. The lengths of doubles may overflow to infinity
  * or make NaN of 0 times that: long too. */
-static bool is_row_long(const struct packed *keys, double length, struct exact_range range, double limit) {
+static bool is_row_long(const struct packed *keys, double length, const struct rows *rows, int64_t i, double limit) {
   if (length * keys->longest <= limit) return false;
-  for (int32_t j = range.begin; j < range.end; j++) {
-    if (!(length * keys->length[j] <= limit)) return true;
+  for (int32_t j = rows->range[i].begin; j < rows->range[i].end; j++) {
+    if (is_seen(rows, i, j) && !(length * keys->length[j] <= limit)) return true;
   }
   return false;
 }
@@ -92,12 +102,14 @@ static bool look_at_rows(const struct exact *exact, const struct packed *keys, c
   bool is_any = false;
   rows->has_long = rows->has_short = false;
   for (int64_t i = 0; i < queries->n; i++) {
-    rows->range[i] = visible ? visible[i] : (struct exact_range){0, (int32_t)keys->n};
+    rows->range[i] = rows->seen ? range_of_bits(rows->seen[i])
+                     : visible  ? visible[i]
+                                : (struct exact_range){0, (int32_t)keys->n};
     rows->factor[i] = 1;
     rows->is_long[i] = false;
     if (rows->range[i].begin == rows->range[i].end) continue;
     is_any = true;
-    rows->is_long[i] = is_row_long(keys, sums->length[i], rows->range[i], limit / exact->scale);
+    rows->is_long[i] = is_row_long(keys, sums->length[i], rows, i, limit / exact->scale);
     rows->has_long = rows->has_long || rows->is_long[i];
     rows->has_short = rows->has_short || !rows->is_long[i];
   }
@@ -189,12 +201,27 @@ size_t exact_scratch_bytes(const struct exact *exact) {
   return is_f64(exact) ? carve_f64(exact, NULL, NULL) : carve_f32(exact, NULL, NULL);
 }
 
-void exact_fold(const struct exact *exact, const void *packed, const struct exact_queries *queries,
-                const struct exact_range *visible, void *scratch) {
-  struct rows rows;
+static void fold(const struct exact *exact, const void *packed, const struct exact_queries *queries,
+                 const struct exact_range *visible, const uint64_t *seen, void *scratch) {
+  struct rows rows = {.seen = seen};
   double limit = is_f64(exact) ? LONG_LOGIT_F64 : LONG_LOGIT_F32;
   if (!look_at_rows(exact, packed, queries, visible, limit, &rows)) return;
   (is_f64(exact) ? fold_f64 : fold_f32)(exact, packed, queries, &rows, scratch);
+}
+
+void exact_fold(const struct exact *exact, const void *packed, const struct exact_queries *queries,
+                const struct exact_range *visible, void *scratch) {
+  fold(exact, packed, queries, visible, NULL, scratch);
+}
+
+void exact_fold_some(const struct exact *exact, const void *packed, const struct exact_queries *queries,
+                     const uint64_t *seen, void *scratch) {
+  fold(exact, packed, queries, NULL, seen, scratch);
+}
+
+struct exact_sum exact_sum_at(const struct exact *exact, const struct exact_queries *queries, int64_t i) {
+  struct sums *sums = queries->sums;
+  return (struct exact_sum){&sums->top[i], &sums->total[i], sums_acc(sums) + i * exact->engine->shape.value_width};
 }
 
 void exact_emit(const struct exact *exact, const struct exact_queries *queries, void *out, int64_t out_stride) {

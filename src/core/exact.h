@@ -50,6 +50,17 @@ size_t exact_scratch_bytes(const struct exact *exact);
 void exact_fold(const struct exact *exact, const void *packed, const struct exact_queries *queries,
                 const struct exact_range *visible, void *scratch);
 
+/* The same where a query sees any keys of a tile: bit j of seen[i] stands for key j. */
+void exact_fold_some(const struct exact *exact, const void *packed, const struct exact_queries *queries,
+                     const uint64_t *seen, void *scratch);
+
+/* A query's running sums: its weights and its weights times values [E], both relative to 2^top, an integer; of the
+ * values at some scale of exact.c's own, the same for all queries. total 0: it saw no key. */
+struct exact_sum {
+  double *top, *total, *acc;
+};
+struct exact_sum exact_sum_at(const struct exact *exact, const struct exact_queries *queries, int64_t i);
+
 /* The outputs, out [n] rows of E at a stride; zeros for a query that saw no key. */
 void exact_emit(const struct exact *exact, const struct exact_queries *queries, void *out, int64_t out_stride);
 

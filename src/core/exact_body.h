@@ -146,6 +146,19 @@ static inline void NAME(weigh_long)(double scale, struct sums *sums, struct rows
   }
 }
 
+/* What is not seen within a row's range is as its first number, so that it has no say in the maximum. */
+static inline void NAME(hide)(const struct rows *rows, int64_t i, REAL *row, double *product) {
+  const struct exact_range range = rows->range[i];
+  for (int32_t j = range.begin; j < range.end; j++) {
+    if (is_seen(rows, i, j)) continue;
+    if (rows->is_long[i]) {
+      product[j] = product[range.begin];
+    } else {
+      row[j] = row[range.begin];
+    }
+  }
+}
+
 /* Products into weights, row by row, and their sums. */
 VECTORS_FMA static void NAME(weigh)(double scale, int64_t n, struct sums *sums, struct rows *rows,
                                     const struct NAME(scratch) * scratch) {
@@ -153,6 +166,7 @@ VECTORS_FMA static void NAME(weigh)(double scale, int64_t n, struct sums *sums, 
   for (int64_t i = 0; i < TILE; i++) {
     REAL *row = scratch->weight + i * TILE;
     const struct exact_range range = i < n ? rows->range[i] : (struct exact_range){0, 0};
+    if (rows->seen && range.begin < range.end) NAME(hide)(rows, i, row, scratch->product + i * TILE);
     if (range.begin < range.end && rows->is_long[i]) {
       NAME(weigh_long)(scale, sums, rows, i, scratch->product + i * TILE, row);
     } else if (range.begin < range.end) {
@@ -160,6 +174,7 @@ VECTORS_FMA static void NAME(weigh)(double scale, int64_t n, struct sums *sums, 
     }
     if (range.begin > 0) memset(row, 0, (size_t)range.begin * sizeof(REAL));
     if (range.end < TILE) memset(row + range.end, 0, (size_t)(TILE - range.end) * sizeof(REAL));
+    for (int32_t j = range.begin; rows->seen && j < range.end; j++) row[j] = is_seen(rows, i, j) ? row[j] : 0;
     if (range.begin < range.end) sums->total[i] = sums->total[i] * rows->factor[i] + (double)NAME(row_sum)(row);
   }
 }
