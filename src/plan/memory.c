@@ -72,7 +72,7 @@ static void choose_whole(struct favor_plan *plan) {
 
 void plan_choose_block(struct favor_plan *plan) {
   if (plan->method) {
-    choose_whole(plan);
+    if (!dist_has_failed(plan->context)) choose_whole(plan);
     return;
   }
   struct schedule *schedule = &plan->schedule;
@@ -170,6 +170,7 @@ void plan_free(struct favor_plan *plan) {
   binding_destroy(plan->binding);
   free(plan->schedule.steps);
   free(plan->offsets);
+  free(plan->tiles.before);
   free(plan->projection);
   free(plan->stored_projection);
   free(plan->transform);

@@ -26,4 +26,16 @@ struct method {
 /* NULL: the problem is solved with states, or needs nothing. */
 const struct method *method_of(const struct favor_problem *problem);
 
+/* The row of a head (counted from the rank's first) and a token, in an input or in the output of the step. */
+static inline const void *method_rows(const struct favor_plan *plan, const struct step_arrays *arrays,
+                                      const struct favor_input *x, int64_t head, int64_t token) {
+  const void *rows = row_in(&plan->engine, x->data, x->head_stride, head);
+  return row_in(&plan->engine, rows, x->token_stride, token - arrays->begin);
+}
+static inline void *method_out(const struct favor_plan *plan, const struct step_arrays *arrays, int64_t head,
+                               int64_t token) {
+  void *rows = row_out(&plan->engine, arrays->out->data, arrays->out->head_stride, head);
+  return row_out(&plan->engine, rows, arrays->out->token_stride, token - arrays->begin);
+}
+
 #endif

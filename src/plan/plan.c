@@ -41,15 +41,26 @@ static void copy_problem(struct favor_plan *plan, const struct favor_problem *pr
   plan->problem.n_segments = n_segments;
 }
 
-/* The reproducible state counts what it sums. */
+/* Reproducible sums count their addends: runs, or the tiles of a method without states. */
 static void check_longest_segment(struct favor_plan *plan) {
-  int64_t most = engine_run_tokens(&plan->engine) * (int64_t)BINNED_MAX_ADDENDS;
+  int64_t addend = plan->method ? plan->method->tile_tokens : engine_run_tokens(&plan->engine);
+  int64_t most = addend * (int64_t)BINNED_MAX_ADDENDS;
   for (int64_t s = 0; plan->offsets && s < plan->problem.n_segments; s++) {
     if (plan->offsets[s + 1] - plan->offsets[s] <= most) continue;
     dist_fail(plan->context, FAVOR_EUSAGE, "segment %lld has %lld tokens; at most %lld are possible with kernel %s",
               (long long)s, (long long)(plan->offsets[s + 1] - plan->offsets[s]), (long long)most,
               plan->engine.kernel->name);
     return;
+  }
+}
+
+static void number_tiles(struct favor_plan *plan) {
+  plan->tiles = (struct tiles){.tokens = &plan->tokens,
+                               .before = memory_zeroed((size_t)plan->tokens.n_segments + 1, sizeof(int64_t))};
+  if (plan->tiles.before) {
+    tiles_number(&plan->tiles);
+  } else {
+    dist_fail(plan->context, FAVOR_ENOMEM, "no memory for %lld segments", (long long)plan->tokens.n_segments);
   }
 }
 
@@ -67,6 +78,7 @@ static void choose_grid(struct favor_plan *plan) {
                       .n_segments = problem->n_segments,
                       .offsets = plan->offsets,
                       .run_tokens = plan->method ? plan->method->tile_tokens : engine_run_tokens(&plan->engine)};
+  if (plan->method) number_tiles(plan);
   struct schedule *schedule = &plan->schedule;
   schedule->kind = plan->method                           ? SCHEDULE_WHOLE
                    : problem->method == FAVOR_METHOD_COPY ? SCHEDULE_COPY

@@ -13,6 +13,7 @@
 #include "plan/binding.h"
 #include "plan/cost.h"
 #include "plan/schedule.h"
+#include "plan/tiles.h"
 #include "plan/tokens.h"
 
 enum { N_SLOTS = SLOT_WAITING + 1 };
@@ -38,6 +39,7 @@ struct favor_plan {
 
   int64_t *offsets; /* [n_segments + 1] */
   struct tokens tokens;
+  struct tiles tiles; /* of methods that need other ranks' tokens; else without numbers */
   struct range units; /* flat key heads of this rank */
   struct schedule schedule;
 
