@@ -97,8 +97,37 @@ FAVOR_API int favor_context_size(const struct favor_context *context);
  * doubles for each query of the rank. Its products are those of BLAS: kernel "auto" or "blas". Mean: the mean of v over
  * A(i); copy: v_i, no attention at all, which bounds from below what any method takes (the "OPT" line of Choromanski et
  * al. 2021, figure 3). Both leave q and k out of account (mean still wants them finite). All but favor have no use for
- * what is said of features and projections below. */
-enum favor_method { FAVOR_METHOD_FAVOR = 0, FAVOR_METHOD_EXACT, FAVOR_METHOD_MEAN, FAVOR_METHOD_COPY };
+ * what is said of features and projections below.
+ *
+ * The rest weigh as exact does, but fewer keys or others. Like exact they need other ranks' tokens as they are, so a
+ * rank keeps its shard in memory; their products are those of BLAS; a segment has at most 64 (2^24 - 1) tokens.
+ *
+ * Window (Beltagy et al. 2020, "Longformer"): the j in A(i) with |i - j| <= window, or with i or j among the first
+ * global_tokens of their segment.
+ *
+ * Linformer (Wang et al. 2020; bidirectional only): M = features keys k'_r = sum_j E_rj k_j with values
+ * v'_r = sum_j F_rj v_j, sums over i's segment. E and F are independent draws of +-M^-1/2, either sign equally likely:
+ * the covariance of the paper's normal ones and the same Johnson-Lindenstrauss bounds (Achlioptas 2003) at one bit an
+ * element. They are functions of (seed, layer, redraw, key head, row, token counted from its segment's first one).
+ * Segments shorter than M are no exception.
+ *
+ * LSH (Kitaev et al. 2020, "Reformer"): i itself and the keys that i meets in any of lsh_rounds rounds of hashing, each
+ * once however often it is met. A round hashes the queries and keys of a segment of n tokens into b^f buckets: f is the
+ * least with b <= 64, b the least even number with b^f lsh_chunk >= n; where n <= lsh_chunk there is one bucket. Each
+ * of the f hashes of x is the place of the largest among R x and -R x, R a normal matrix of b / 2 rows, drawn for the
+ * round and key head (so the length of x has no say). The keys of a bucket, in order of tokens, are cut into chunks of
+ * lsh_chunk. Let c be the chunk of the last key of i's bucket at or before i, or the first chunk where there is none:
+ * i meets the keys in A(i) of chunks c - 1 and c of that bucket. (In the paper queries are keys, and chunks are cut
+ * from the sorted sequence of all buckets, where later tokens shift what an earlier one meets; here they do not.) */
+enum favor_method {
+  FAVOR_METHOD_FAVOR = 0,
+  FAVOR_METHOD_EXACT,
+  FAVOR_METHOD_WINDOW,
+  FAVOR_METHOD_MEAN,
+  FAVOR_METHOD_COPY,
+  FAVOR_METHOD_LINFORMER,
+  FAVOR_METHOD_LSH
+};
 enum favor_map { FAVOR_MAP_POSITIVE = 0, FAVOR_MAP_HYPERBOLIC };
 /* Hadamard: blocks of three rounds of random signs and Walsh-Hadamard transforms, of the width padded to a power of two
  * (Yu et al. 2016); nearly orthogonal rows' error at a small bias, and less work in the fused kernels. */
@@ -134,6 +163,11 @@ struct favor_problem {
    * only, copied (and rounded to float in f32, to bfloat16 in bf16); NULL: draw. */
   const double *projection_data;
 
+  int64_t window;        /* tokens on each side, before only when causal; -1: none */
+  int64_t global_tokens; /* of each segment, its first ones: all attend to them, and they to all */
+  int64_t lsh_rounds;    /* from 1 to 64 */
+  int64_t lsh_chunk;     /* keys, >= 1 */
+
   enum favor_precision precision;
   const char *kernel; /* "auto", or a name of favor_kernel_name() */
   int threads; /* of this rank; 0: OMP_NUM_THREADS, else the cores this rank may use over the ranks sharing them */
@@ -143,7 +177,8 @@ struct favor_problem {
   int64_t memory_bytes; /* per rank, for states, scratch and the caller's blocks; 0: no bound */
 };
 
-/* One head, width 64, 256 features, causal off, everything automatic; tokens 0. */
+/* One head, width 64, 256 features, causal off, no window, 4 rounds and chunks of 64 for lsh, everything automatic;
+ * tokens 0. */
 FAVOR_API struct favor_problem favor_problem_default(void);
 
 /* ---- plan ------------------------------------------------------------------------------------------------------- */
@@ -250,8 +285,9 @@ struct favor_plan_info {
   int64_t state_rows;  /* R: features of a key head's state */
   size_t state_bytes;  /* one state of every key head of the problem */
   size_t memory_bytes; /* what the plan allocated on this rank */
-  /* Over the whole problem: 4 (M D + R E) a token and query head, causal without intra-tile products; exact: 2 (D + E)
-   * a query and each key that it attends to. */
+  /* Over the whole problem: 4 (M D + R E) a token and query head, causal without intra-tile products; exact,
+   * window: 2 (D + E) a query and each key that it attends to; linformer: 2 M (D + E) a token and head, key heads too;
+   * lsh: the same as exact for 2 lsh_chunk keys a round, which is the most, and the hashes. */
   double flops;
 };
 /* Local. */

@@ -50,6 +50,10 @@ static void problem_from_options(const struct options *options, struct favor_pro
   problem->layer = (uint64_t)options_integer(options, OPTION_LAYER);
   problem->redraw = (uint64_t)options_integer(options, OPTION_REDRAW);
   problem->scale = options_number(options, OPTION_SCALE);
+  problem->window = options_integer(options, OPTION_WINDOW);
+  problem->global_tokens = options_integer(options, OPTION_GLOBAL_TOKENS);
+  problem->lsh_rounds = options_integer(options, OPTION_LSH_ROUNDS);
+  problem->lsh_chunk = options_integer(options, OPTION_LSH_CHUNK);
   problem->precision = (enum favor_precision)options_integer(options, OPTION_PRECISION);
   problem->kernel = options_text(options, OPTION_KERNEL);
   problem->threads = (int)options_integer(options, OPTION_THREADS);

@@ -2,7 +2,7 @@
 
 #include <string.h>
 
-static const char *const methods[] = {"favor", "exact", "mean", "copy", NULL};
+static const char *const methods[] = {"favor", "exact", "window", "mean", "copy", "linformer", "lsh", NULL};
 static const char *const maps[] = {"positive", "hyperbolic", NULL};
 static const char *const projections[] = {"orthogonal", "gaussian", "hadamard", NULL};
 static const char *const row_norms[] = {"sqrt", "chi", NULL};
@@ -27,6 +27,10 @@ static const char *const alphabets[] = {"dna", "protein", NULL};
 #define ATTRIBUTE .is_attribute = true, .is_config_key = true
 #define SETTING .is_config_key = true
 #define OF_FAVOR .methods = 1U << FAVOR_METHOD_FAVOR
+#define OF_WINDOW .methods = 1U << FAVOR_METHOD_WINDOW
+#define OF_LSH .methods = 1U << FAVOR_METHOD_LSH
+#define OF_ROWS .methods = 1U << FAVOR_METHOD_FAVOR | 1U << FAVOR_METHOD_LINFORMER
+#define OF_DRAWN OF_ROWS | 1U << FAVOR_METHOD_LSH
 
 static const struct option table[OPTION_N_KEYS] = {
     [OPTION_CAUSAL] = {.name = "causal",
@@ -42,8 +46,10 @@ static const struct option table[OPTION_N_KEYS] = {
                        .preset = "favor",
                        ATTRIBUTE,
                        .argument = "NAME",
-                       .help = "favor; exact, softmax attention in time N^2; or a baseline: mean, the mean of v over "
-                               "what a token attends to; copy, v itself"},
+                       .help = "favor; exact, softmax attention in time N^2; or a baseline: window, softmax over "
+                               "tokens that are near (Longformer); mean, "
+                               "the mean of v over what a token attends to; copy, v itself; linformer, softmax over "
+                               "projections of the tokens; lsh, softmax over tokens of like hashes (Reformer)"},
     [OPTION_MAP] = {.name = "map",
                     .commands = COMMAND_ATTEND | COMMAND_BENCH,
                     .kind = KIND_CHOICE,
@@ -54,16 +60,18 @@ static const struct option table[OPTION_N_KEYS] = {
                     .argument = "NAME",
                     .help = "the feature map: positive is FAVOR+ (Choromanski et al. 2021, lemma 1), hyperbolic has "
                             "both signs of each direction"},
-    [OPTION_FEATURES] = {.name = "features",
-                         .commands = COMMAND_ATTEND | COMMAND_BENCH,
-                         .kind = KIND_INTEGER,
-                         .preset = "256",
-                         .least = 1,
-                         .most = 16777216,
-                         ATTRIBUTE,
-                         OF_FAVOR,
-                         .argument = "M",
-                         .help = "random features; the hyperbolic map has two of each, so a state has 2 M rows"},
+    [OPTION_FEATURES] =
+        {.name = "features",
+         .commands = COMMAND_ATTEND | COMMAND_BENCH,
+         .kind = KIND_INTEGER,
+         .preset = "256",
+         .least = 1,
+         .most = 16777216,
+         ATTRIBUTE,
+         OF_ROWS,
+         .argument = "M",
+         .help = "random features; the hyperbolic map has two of each, so a state has 2 M rows; linformer: the rows "
+                 "to which keys and values are projected"},
     [OPTION_PROJECTION] = {.name = "projection",
                            .commands = COMMAND_ATTEND | COMMAND_BENCH,
                            .kind = KIND_CHOICE,
@@ -117,7 +125,7 @@ static const struct option table[OPTION_N_KEYS] = {
                       .least = 0,
                       .most = MOST_SEED,
                       ATTRIBUTE,
-                      OF_FAVOR,
+                      OF_DRAWN,
                       .argument = "L",
                       .help = "another projection of the same seed"},
     [OPTION_REDRAW] = {.name = "redraw",
@@ -127,7 +135,7 @@ static const struct option table[OPTION_N_KEYS] = {
                        .least = 0,
                        .most = MOST_SEED,
                        ATTRIBUTE,
-                       OF_FAVOR,
+                       OF_DRAWN,
                        .argument = "R",
                        .help = "another projection of the same layer"},
     [OPTION_SCALE] = {.name = "scale",
@@ -140,6 +148,46 @@ static const struct option table[OPTION_N_KEYS] = {
                       ATTRIBUTE,
                       .argument = "X",
                       .help = "of the logits; auto is D^-1/2"},
+    [OPTION_WINDOW] = {.name = "window",
+                       .commands = COMMAND_ATTEND,
+                       .kind = KIND_INTEGER,
+                       .preset = "-1",
+                       .least = -1,
+                       .most = MOST_TOKENS,
+                       ATTRIBUTE,
+                       OF_WINDOW,
+                       .argument = "W",
+                       .help = "tokens on each side that a token attends to, before it only with --causal; -1 is none"},
+    [OPTION_GLOBAL_TOKENS] = {.name = "global-tokens",
+                              .commands = COMMAND_ATTEND,
+                              .kind = KIND_INTEGER,
+                              .preset = "0",
+                              .least = 0,
+                              .most = MOST_TOKENS,
+                              ATTRIBUTE,
+                              OF_WINDOW,
+                              .argument = "T",
+                              .help = "the first tokens of each segment, to which all attend, and which attend to all"},
+    [OPTION_LSH_ROUNDS] = {.name = "lsh-rounds",
+                           .commands = COMMAND_ATTEND,
+                           .kind = KIND_INTEGER,
+                           .preset = "4",
+                           .least = 1,
+                           .most = 64,
+                           ATTRIBUTE,
+                           OF_LSH,
+                           .argument = "R",
+                           .help = "of hashing; a token attends to all that it meets in any"},
+    [OPTION_LSH_CHUNK] = {.name = "lsh-chunk",
+                          .commands = COMMAND_ATTEND,
+                          .kind = KIND_INTEGER,
+                          .preset = "64",
+                          .least = 1,
+                          .most = MOST_TOKENS,
+                          ATTRIBUTE,
+                          OF_LSH,
+                          .argument = "C",
+                          .help = "keys of a bucket that are met together; there are about N / C buckets"},
     [OPTION_PRECISION] = {.name = "precision",
                           .commands = COMMAND_ATTEND | COMMAND_BENCH,
                           .kind = KIND_CHOICE,

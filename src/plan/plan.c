@@ -27,6 +27,7 @@ static void reduce_to_one_feature(struct favor_problem *problem) {
 static void copy_problem(struct favor_plan *plan, const struct favor_problem *problem) {
   plan->problem = *problem;
   plan->problem.projection_data = NULL;
+  plan->length_rows = problem->features;
   if (problem->method != FAVOR_METHOD_FAVOR) reduce_to_one_feature(&plan->problem);
   if (problem->scale == 0) plan->problem.scale = 1 / sqrt((double)problem->key_width);
   int64_t n_segments = problem->segments ? problem->n_segments : 1;

@@ -60,6 +60,7 @@ struct favor_plan {
   omp_lock_t *locks; /* [units][PLAN_SLICES]: of a slice of a unit's rows */
   struct dist_group *groups[2];
   const struct method *method; /* NULL: with states, or none */
+  int64_t length_rows;         /* the features asked for: of a projected length */
   void *method_data;
   struct dist_axis *axis;
   struct worker **workers; /* [threads], each the head of memory that its thread touched first */
