@@ -1,17 +1,22 @@
-#include "core/check.h"
-
 #include <cblas.h>
 #include <limits.h>
 #include <math.h>
+#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/binned.h"
 #include "base/memory.h"
-#include "base/random.h"
 #include "base/status.h"
+#include "core/check_internal.h"
 #include "feature/map.h"
 
-enum { TILE = 256, CHUNK = 512 }; /* keys and queries taken at a time */
+enum {
+  TILE = CHECK_TILE_TOKENS, /* keys and */
+  CHUNK = 512,              /* queries taken at a time */
+  N_BINS = 3,
+  SUM_BITS = 9 /* what a sum over a tile may be longer than its largest addend: sums of values stay within double */
+};
 
 /* A sum of products of features below this may have lost terms to underflow and is computed again by logarithms. */
 static const double least_sum = 1e-200;
@@ -21,60 +26,24 @@ static const double negligible = 100.0;
 struct check {
   struct check_problem problem; /* owns rows and projection */
   int64_t n_queries;            /* of one key head: n_rows * heads_per_key */
-  int64_t n_features;           /* R: of M directions, with one sign or both */
+  int64_t n_features;           /* R: of M directions, with one sign or both; 0 where no definition asks for any */
+  int first_answer;             /* CHECK_DEFINITION, or the one after it */
   double *q;                    /* [key_heads][n_queries][D]: q~ */
   double *q_log;                /* [key_heads][n_queries][R]: logarithms of features, less the query's largest */
   double *q_feature;            /* exp of it */
-  double *tops;                 /* [key_heads][CHECK_N_ANSWERS][n_queries] */
-  double *sums;                 /* [key_heads][CHECK_N_ANSWERS][n_queries][1 + E] */
-  /* one tile of keys */
-  double *k;         /* [TILE][D]: k~ */
-  double *v;         /* [TILE][1 + E]: 1, v */
-  double *k_log;     /* [TILE][R] */
-  double *k_feature; /* [TILE][R] */
-  double *k_top;     /* [TILE]: what was taken off the logarithms of a key's features */
-  double *weights;   /* [CHUNK][TILE] */
-  double *answers;   /* [CHECK_N_ANSWERS][E], of the row that is judged */
+  double *tops;                 /* [key_heads][answers][n_queries]: the largest logarithm of a weight seen here */
+  size_t row_bytes;
+  void *sums;            /* [key_heads][answers][n_queries] binned rows of 1 + E */
+  double *answers;       /* [CHECK_N_ANSWERS][E], of the row that is judged */
+  struct check *workers; /* [threads]: copies of this, each with memory of its own for what follows: one tile of keys */
+  double *k;             /* [TILE][D]: k~ */
+  double *v;             /* [TILE][1 + E]: 1, v, times 2^-SUM_BITS */
+  double *k_log;         /* [TILE][R] */
+  double *k_feature;     /* [TILE][R] */
+  double *k_top;         /* [TILE]: what was taken off the logarithms of a key's features */
+  double *weights;       /* [CHUNK][TILE] */
+  double *partial;       /* [CHUNK][1 + E]: sums over the tile */
 };
-
-/* ---- sampling --------------------------------------------------------------------------------------------------- */
-
-/* Where part i of n things in n_parts parts begins; the first n % n_parts parts have one more. */
-static int64_t part_begin(int64_t n, int64_t n_parts, int64_t i) {
-  const int64_t rest = n % n_parts;
-  return n / n_parts * i + (i < rest ? i : rest);
-}
-
-void check_sample(int64_t n_tokens, int64_t n_rows, uint64_t seed, int64_t *tokens) {
-  struct random_stream stream = random_stream(seed, RANDOM_SAMPLE, 0, 0);
-  for (int64_t i = 0; i < n_rows; i++) {
-    const int64_t begin = part_begin(n_tokens, n_rows, i), end = part_begin(n_tokens, n_rows, i + 1);
-    tokens[i] = begin + (int64_t)(random_bits(&stream, (uint64_t)i) % (uint64_t)(end - begin));
-  }
-  if (n_rows >= 2) {
-    tokens[0] = 0;
-    tokens[n_rows - 1] = n_tokens - 1;
-  }
-}
-
-struct check_row check_row_of(int64_t token, int64_t n_tokens, const int64_t *segments, int64_t n_segments,
-                              bool is_causal) {
-  struct check_row row = {.token = token, .key_begin = 0, .key_end = n_tokens};
-  if (segments) {
-    int64_t low = 0, high = n_segments; /* segments[low] <= token < segments[high] */
-    while (high - low > 1) {
-      int64_t middle = low + (high - low) / 2;
-      if (segments[middle] <= token)
-        low = middle;
-      else
-        high = middle;
-    }
-    row.key_begin = segments[low];
-    row.key_end = segments[high];
-  }
-  if (is_causal) row.key_end = token + 1;
-  return row;
-}
 
 /* ---- arithmetic ------------------------------------------------------------------------------------------------- */
 
@@ -173,40 +142,62 @@ static void take_features(const struct check *check, const double *projection, c
 
 /* ---- construction ----------------------------------------------------------------------------------------------- */
 
+static int n_threads(const struct check *check) { return check->problem.threads > 1 ? check->problem.threads : 1; }
+
 static bool allocate(struct check *check) {
   const struct check_problem *problem = &check->problem;
   const size_t key_heads = (size_t)problem->key_heads, queries = key_heads * (size_t)check->n_queries;
+  const size_t n_answers = (size_t)(CHECK_N_ANSWERS - check->first_answer);
   const size_t width = (size_t)problem->key_width, m = (size_t)check->n_features;
   const size_t columns = 1 + (size_t)problem->value_width, number = sizeof(double);
   check->q = memory_zeroed(queries * width, number);
   check->q_log = memory_zeroed(queries * m, number);
   check->q_feature = memory_zeroed(queries * m, number);
-  check->tops = memory_zeroed(queries * CHECK_N_ANSWERS, number);
-  check->sums = memory_zeroed(queries * CHECK_N_ANSWERS * columns, number);
-  check->k = memory_zeroed(TILE * width, number);
-  check->v = memory_zeroed(TILE * columns, number);
-  check->k_log = memory_zeroed(TILE * m, number);
-  check->k_feature = memory_zeroed(TILE * m, number);
-  check->k_top = memory_zeroed(TILE, number);
-  check->weights = memory_zeroed(CHUNK * TILE, number);
+  check->tops = memory_zeroed(queries * n_answers, number);
+  check->row_bytes = binned_row_bytes((int64_t)columns, N_BINS);
+  check->sums = memory_zeroed(queries * n_answers, check->row_bytes);
   check->answers = memory_zeroed(CHECK_N_ANSWERS * (size_t)problem->value_width, number);
-  return check->q && check->q_log && check->q_feature && check->tops && check->sums && check->k && check->v &&
-         check->k_log && check->k_feature && check->k_top && check->weights && check->answers;
+  check->workers = memory_zeroed((size_t)n_threads(check), sizeof *check->workers);
+  return check->q && check->q_log && check->q_feature && check->tops && check->sums && check->answers && check->workers;
+}
+
+/* A copy for one thread. */
+static bool hire(const struct check *check, struct check *worker) {
+  const size_t width = (size_t)check->problem.key_width, m = (size_t)check->n_features, number = sizeof(double);
+  const size_t columns = 1 + (size_t)check->problem.value_width;
+  *worker = *check;
+  worker->k = memory_zeroed(TILE * width, number);
+  worker->v = memory_zeroed(TILE * columns, number);
+  worker->k_log = memory_zeroed(TILE * m, number);
+  worker->k_feature = memory_zeroed(TILE * m, number);
+  worker->k_top = memory_zeroed(TILE, number);
+  worker->weights = memory_zeroed(CHUNK * TILE, number);
+  worker->partial = memory_zeroed(CHUNK * columns, number);
+  return worker->k && worker->v && worker->k_log && worker->k_feature && worker->k_top && worker->weights &&
+         worker->partial;
+}
+
+static bool hire_all(struct check *check) {
+  bool has_all = true;
+  for (int i = 0; i < n_threads(check); i++) has_all = hire(check, &check->workers[i]) && has_all;
+  return has_all;
 }
 
 /* Its own rows and projection instead of the caller's. */
 static bool copy_problem(struct check *check, const struct check_problem *problem) {
-  const size_t n_weights = (size_t)(problem->projections * problem->features * problem->key_width);
+  const bool has_features = problem->definition == CHECK_FEATURES;
+  const size_t n_weights = has_features ? (size_t)(problem->projections * problem->features * problem->key_width) : 0;
   struct check_row *rows = memory_zeroed((size_t)problem->n_rows, sizeof *rows);
   double *projection = memory_zeroed(n_weights, sizeof *projection);
   check->problem = *problem;
   check->problem.rows = rows;
   check->problem.projection = projection;
   check->n_queries = problem->n_rows * problem->heads_per_key;
-  check->n_features = problem->features * map_signs(problem->map);
+  check->n_features = has_features ? problem->features * map_signs(problem->map) : 0;
+  check->first_answer = problem->definition == CHECK_NONE ? CHECK_DEFINITION + 1 : CHECK_DEFINITION;
   if (!rows || !projection) return false;
   memcpy(rows, problem->rows, (size_t)problem->n_rows * sizeof *rows);
-  memcpy(projection, problem->projection, n_weights * sizeof *projection);
+  if (has_features) memcpy(projection, problem->projection, n_weights * sizeof *projection);
   return true;
 }
 
@@ -218,6 +209,7 @@ static void take_queries(struct check *check, const double *q) {
     double *own = check->q + g * check->n_queries * problem->key_width;
     for (int64_t i = 0; i < problem->n_rows; i++)
       scale_copy(q + (i * problem->key_heads + g) * group, group, sqrt(problem->scale), own + i * group);
+    if (check->n_features == 0) continue;
     take_features(check, projection_of(check, g), own, check->n_queries, check->q_log + g * check->n_queries * m,
                   check->q_feature + g * check->n_queries * m, NULL);
   }
@@ -226,12 +218,13 @@ static void take_queries(struct check *check, const double *q) {
 struct check *check_create(const struct check_problem *problem, const double *q) {
   struct check *check = memory_zeroed(1, sizeof *check);
   if (!check) return NULL;
-  if (!copy_problem(check, problem) || !allocate(check)) {
+  if (!copy_problem(check, problem) || !allocate(check) || !hire_all(check)) {
     check_destroy(&check);
     return NULL;
   }
-  const int64_t n_tops = problem->key_heads * check_n_tops(check);
-  for (int64_t i = 0; i < n_tops; i++) check->tops[i] = -INFINITY;
+  const int64_t n_rows = problem->key_heads * check_n_rows(check);
+  for (int64_t i = 0; i < n_rows; i++) check->tops[i] = -INFINITY;
+  binned_clear(check->sums, n_rows, 1 + problem->value_width, N_BINS);
   take_queries(check, q);
   return check;
 }
@@ -246,12 +239,17 @@ void check_destroy(struct check **check) {
   free(gone->q_feature);
   free(gone->tops);
   free(gone->sums);
-  free(gone->k);
-  free(gone->v);
-  free(gone->k_log);
-  free(gone->k_feature);
-  free(gone->k_top);
-  free(gone->weights);
+  for (int i = 0; gone->workers && i < n_threads(gone); i++) {
+    struct check *worker = &gone->workers[i];
+    free(worker->k);
+    free(worker->v);
+    free(worker->k_log);
+    free(worker->k_feature);
+    free(worker->k_top);
+    free(worker->weights);
+    free(worker->partial);
+  }
+  free(gone->workers);
   free(gone->answers);
   free(gone);
   *check = NULL;
@@ -275,7 +273,8 @@ struct meeting {
   int64_t key_head;
   int64_t token, n_keys;          /* tokens [token, token + n_keys) */
   int64_t query_begin, n_queries; /* queries of the key head */
-  double *tops, *sums;            /* of the answer at hand, from query_begin on */
+  double *tops;                   /* of the answer at hand, from query_begin on */
+  void *sums;                     /* the same */
 };
 
 /* Keys of the tile outside A(i) get weight 0. */
@@ -289,24 +288,38 @@ static void mask(const struct meeting *meeting) {
   }
 }
 
+/* In place of a query's logarithms their exponentials, in units of a power of two above the largest: the exponent is
+ * returned. The tile alone decides it, and so what the tile adds to the sums. */
+static int64_t raise_to_powers(double *logs, int64_t n, double top) {
+  const double log2_e = 0x1.71547652b82fep0, ln2 = 0x1.62e42fefa39efp-1;
+  const double most = 0x1p30; /* an exponent that binned rows can hold; beyond are inputs that attend refuses */
+  if (!(fabs(top) < most)) {  /* also where A(i) has no key here */
+    memset(logs, 0, (size_t)n * sizeof *logs);
+    return 0;
+  }
+  const double exponent = ceil(top * log2_e);
+  exp_below(logs, exponent * ln2, n, logs);
+  return (int64_t)exponent;
+}
+
 /* Adds the tile's keys to the sums of an answer; the weights hold logarithms. */
 static void fold(const struct meeting *meeting) {
-  const int64_t columns = 1 + meeting->check->problem.value_width;
-  double *weights = meeting->check->weights;
+  struct check *check = meeting->check;
+  const int64_t columns = 1 + check->problem.value_width;
+  int64_t exponents[CHUNK];
   mask(meeting);
   for (int64_t i = 0; i < meeting->n_queries; i++) {
-    double *logs = weights + i * TILE, *sum = meeting->sums + i * columns;
-    const double old = meeting->tops[i], top = fmax(old, largest(logs, meeting->n_keys));
-    if (top > old) {
-      const double factor = exp(old - top); /* 0 from -infinity */
-      for (int64_t e = 0; e < columns; e++) sum[e] *= factor;
-      meeting->tops[i] = top;
-    }
-    exp_below(logs, top, meeting->n_keys, logs);
+    double *logs = check->weights + i * TILE;
+    const double top = largest(logs, meeting->n_keys);
+    meeting->tops[i] = fmax(meeting->tops[i], top);
+    exponents[i] = raise_to_powers(logs, meeting->n_keys, top);
   }
   cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, narrow(meeting->n_queries), narrow(columns),
-              narrow(meeting->n_keys), 1.0, weights, TILE, meeting->check->v, narrow(columns), 1.0, meeting->sums,
+              narrow(meeting->n_keys), 1.0, check->weights, TILE, check->v, narrow(columns), 0.0, check->partial,
               narrow(columns));
+  for (int64_t i = 0; i < meeting->n_queries; i++)
+    binned_deposit(binned_row_at(meeting->sums, check->row_bytes, i), 0, columns, check->partial + i * columns,
+                   exponents[i] + SUM_BITS, NULL);
 }
 
 /* log sum_r exp(a_r + b_r) without underflow. */
@@ -351,16 +364,70 @@ static void weigh_equally(const struct meeting *meeting) {
   for (int64_t i = 0; i < meeting->n_queries; i++) memset(meeting->check->weights + i * TILE, 0, TILE * sizeof(double));
 }
 
+/* What else than A(i) decides which keys have a weight: the first key of the tile, up to the one after the last. */
+struct span {
+  int64_t begin, end;
+};
+
+/* Takes the weight from the tile's keys outside [span.begin, span.end) and at or after token `from`. */
+static void keep_span(const struct meeting *meeting, int64_t query, struct span span, int64_t from) {
+  double *logs = meeting->check->weights + query * TILE;
+  for (int64_t j = 0; j < meeting->n_keys; j++) {
+    const int64_t token = meeting->token + j;
+    if (token >= from && (token < span.begin || token >= span.end)) logs[j] = -INFINITY;
+  }
+}
+
+static const struct check_row *row_of(const struct meeting *meeting, int64_t query) {
+  const struct check_problem *problem = &meeting->check->problem;
+  return &problem->rows[(meeting->query_begin + query) / problem->heads_per_key];
+}
+
+/* Softmax over the window and the global tokens; a global token itself attends to all of A(i). */
+static void weigh_window(const struct meeting *meeting) {
+  const struct check_problem *problem = &meeting->check->problem;
+  weigh_exactly(meeting);
+  for (int64_t i = 0; i < meeting->n_queries; i++) {
+    const struct check_row *row = row_of(meeting, i);
+    const int64_t after_globals = row->key_begin + problem->global_tokens;
+    if (row->token < after_globals) continue;
+    keep_span(meeting, i, (struct span){row->token - problem->window, row->token + problem->window + 1}, after_globals);
+  }
+}
+
+static void weigh_itself(const struct meeting *meeting) {
+  weigh_equally(meeting);
+  for (int64_t i = 0; i < meeting->n_queries; i++) {
+    const int64_t token = row_of(meeting, i)->token;
+    keep_span(meeting, i, (struct span){token, token + 1}, meeting->token);
+  }
+}
+
+typedef void weigh_function(const struct meeting *meeting);
+
+static weigh_function *weigh_of(const struct check *check, enum check_answer answer) {
+  static weigh_function *const definitions[] = {[CHECK_FEATURES] = weigh_by_definition,
+                                                [CHECK_SOFTMAX] = weigh_exactly,
+                                                [CHECK_WINDOW] = weigh_window,
+                                                [CHECK_EQUAL] = weigh_equally,
+                                                [CHECK_ITSELF] = weigh_itself};
+  static weigh_function *const answers[] = {[CHECK_EXACT] = weigh_exactly, [CHECK_MEAN] = weigh_equally};
+  return answer == CHECK_DEFINITION ? definitions[check->problem.definition] : answers[answer];
+}
+
+/* Where an answer to a key head's queries stands among all. */
+static int64_t place_of(const struct check *check, int64_t key_head, enum check_answer answer, int64_t query) {
+  const int64_t n_answers = CHECK_N_ANSWERS - check->first_answer;
+  return (key_head * n_answers + (int64_t)answer - check->first_answer) * check->n_queries + query;
+}
+
 static void meet(struct meeting *meeting) {
-  static void (*const weigh[CHECK_N_ANSWERS])(const struct meeting *) = {
-      [CHECK_DEFINITION] = weigh_by_definition, [CHECK_EXACT] = weigh_exactly, [CHECK_MEAN] = weigh_equally};
   struct check *check = meeting->check;
-  const int64_t columns = 1 + check->problem.value_width;
-  for (int answer = 0; answer < CHECK_N_ANSWERS; answer++) {
-    int64_t place = (int64_t)answer * check->n_queries + meeting->query_begin;
-    meeting->tops = check_tops(check, meeting->key_head) + place;
-    meeting->sums = check_sums(check, meeting->key_head) + place * columns;
-    weigh[answer](meeting);
+  for (int answer = check->first_answer; answer < CHECK_N_ANSWERS; answer++) {
+    const int64_t place = place_of(check, meeting->key_head, answer, meeting->query_begin);
+    meeting->tops = check->tops + place;
+    meeting->sums = binned_row_at(check->sums, check->row_bytes, place);
+    weigh_of(check, answer)(meeting);
     fold(meeting);
   }
 }
@@ -368,11 +435,13 @@ static void meet(struct meeting *meeting) {
 static void load_tile(struct check *check, int64_t key_head, int64_t n, const double *k, const double *v) {
   const struct check_problem *problem = &check->problem;
   const int64_t value_width = problem->value_width;
+  const double unit = ldexp(1.0, -SUM_BITS);
   scale_copy(k, n * problem->key_width, sqrt(problem->scale), check->k);
   for (int64_t j = 0; j < n; j++) {
-    check->v[j * (1 + value_width)] = 1.0;
-    memcpy(check->v + j * (1 + value_width) + 1, v + j * value_width, (size_t)value_width * sizeof *v);
+    check->v[j * (1 + value_width)] = unit;
+    scale_copy(v + j * value_width, value_width, unit, check->v + j * (1 + value_width) + 1);
   }
+  if (check->n_features == 0) return;
   take_features(check, projection_of(check, key_head), check->k, n, check->k_log, check->k_feature, check->k_top);
 }
 
@@ -398,88 +467,33 @@ static void absorb_tile(struct check *check, int64_t key_head, int64_t token, in
 }
 
 void check_absorb(struct check *check, int64_t key_head, int64_t begin, int64_t end, const double *k, const double *v) {
+  struct check *worker = &check->workers[omp_get_thread_num()];
+  FAVOR_ASSERT(begin % TILE == 0 && omp_get_thread_num() < n_threads(check));
   for (int64_t token = begin; token < end; token += TILE)
-    absorb_tile(check, key_head, token, end - token < TILE ? end - token : TILE,
+    absorb_tile(worker, key_head, token, end - token < TILE ? end - token : TILE,
                 k + (token - begin) * check->problem.key_width, v + (token - begin) * check->problem.value_width);
 }
 
 /* ---- results ---------------------------------------------------------------------------------------------------- */
 
-int64_t check_n_tops(const struct check *check) { return CHECK_N_ANSWERS * check->n_queries; }
-double *check_tops(struct check *check, int64_t key_head) { return check->tops + key_head * check_n_tops(check); }
-
-int64_t check_n_sums(const struct check *check) { return check_n_tops(check) * (1 + check->problem.value_width); }
-double *check_sums(struct check *check, int64_t key_head) { return check->sums + key_head * check_n_sums(check); }
-
-void check_rescale(struct check *check, int64_t key_head, const double *tops) {
-  const int64_t columns = 1 + check->problem.value_width;
-  double *own = check_tops(check, key_head), *sums = check_sums(check, key_head);
-  for (int64_t i = 0; i < check_n_tops(check); i++) {
-    if (tops[i] == own[i]) continue; /* also where both are -infinity */
-    const double factor = exp(own[i] - tops[i]);
-    for (int64_t e = 0; e < columns; e++) sums[i * columns + e] *= factor;
-    own[i] = tops[i];
-  }
+int64_t check_n_rows(const struct check *check) { return (CHECK_N_ANSWERS - check->first_answer) * check->n_queries; }
+size_t check_row_bytes(const struct check *check) { return check->row_bytes; }
+void *check_rows(struct check *check, int64_t key_head) {
+  return binned_row_at(check->sums, check->row_bytes, key_head * check_n_rows(check));
 }
 
 void check_value(const struct check *check, enum check_answer answer, int64_t row, int64_t head, double *out) {
   const struct check_problem *problem = &check->problem;
   const int64_t key_head = head / problem->heads_per_key, width = problem->value_width;
   const int64_t query = row * problem->heads_per_key + head % problem->heads_per_key;
-  const int64_t place = (key_head * CHECK_N_ANSWERS + answer) * check->n_queries + query;
-  const double *sums = check->sums + place * (1 + width);
-  for (int64_t e = 0; e < width; e++) out[e] = sums[1 + e] / sums[0];
+  const struct binned_row *sums =
+      binned_row_at_const(check->sums, check->row_bytes, place_of(check, key_head, answer, query));
+  double sum_of_weights;
+  const int64_t exponent = binned_magnitude(sums, 0);
+  binned_value(sums, 0, 1, exponent, NULL, &sum_of_weights);
+  binned_value(sums, 1, width, exponent, NULL, out);
+  for (int64_t e = 0; e < width; e++) out[e] /= sum_of_weights;
 }
 
-/* How far `out` is from `definition` beyond half a unit in the last place of the latter; infinite where either is no
- * finite number. */
-static double distance_beyond_rounding(double out, double definition, struct check_type type) {
-  const double distance = fabs(out - definition);
-  if (!isfinite(distance)) return INFINITY;
-  int exponent = definition == 0.0 ? type.min_exponent : ilogb(definition);
-  if (exponent < type.min_exponent) exponent = type.min_exponent;
-  return fmax(0.0, distance - ldexp(1.0, exponent - type.digits));
-}
-
-/* Adds the squares of one row to the sums of its head. */
-static void judge_row(const struct check *check, int64_t row, int64_t head, const double *out, struct check_type type,
-                      struct check_head *sums) {
-  const int64_t width = check->problem.value_width;
-  const double *definition = check->answers + CHECK_DEFINITION * width;
-  const double *exact = check->answers + CHECK_EXACT * width, *mean = check->answers + CHECK_MEAN * width;
-  for (int answer = 0; answer < CHECK_N_ANSWERS; answer++)
-    check_value(check, answer, row, head, check->answers + answer * width);
-  for (int64_t e = 0; e < width; e++) {
-    const double beyond = distance_beyond_rounding(out[e], definition[e], type);
-    const double from_exact = isfinite(out[e]) ? out[e] - exact[e] : INFINITY, from_mean = mean[e] - exact[e];
-    sums->definition += (long double)definition[e] * definition[e];
-    sums->definition_error += (long double)beyond * beyond;
-    sums->exact += (long double)exact[e] * exact[e];
-    sums->exact_error += (long double)from_exact * from_exact;
-    sums->mean_error += (long double)from_mean * from_mean;
-  }
-}
-
-void check_judge(const struct check *check, int64_t head, const double *out, struct check_type type,
-                 struct check_head *judged) {
-  const struct check_problem *problem = &check->problem;
-  const int64_t row_stride = problem->key_heads * problem->heads_per_key * problem->value_width;
-  out += head * problem->value_width;
-  *judged = (struct check_head){0};
-  for (int64_t i = 0; i < problem->n_rows; i++) judge_row(check, i, head, out + i * row_stride, type, judged);
-  const long double mean_square = judged->definition / (long double)problem->n_rows;
-  for (int64_t i = 0; i < problem->n_rows; i++) {
-    struct check_head row = {0};
-    judge_row(check, i, head, out + i * row_stride, type, &row);
-    const double error = check_ratio(row.definition_error, fmaxl(row.definition, mean_square));
-    if (error > judged->worst_error) {
-      judged->worst_error = error;
-      judged->worst_row = i;
-    }
-  }
-}
-
-double check_ratio(long double error, long double reference) {
-  if (!isfinite(error) || !isfinite(reference)) return INFINITY;
-  return error == 0 ? 0.0 : (double)sqrtl(error / reference);
-}
+const struct check_problem *check_problem_of(const struct check *check) { return &check->problem; }
+double *check_scratch(const struct check *check) { return check->answers; }
