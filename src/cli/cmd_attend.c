@@ -139,6 +139,18 @@ static enum favor_status make_blocks(struct attend *attend) {
   return dist_agree(attend->context, DIST_SITE_COMMAND, 0, "");
 }
 
+void attend_free_blocks(struct attend *attend) {
+  void **const blocks[] = {&attend->q, &attend->k, &attend->v, &attend->out};
+  for (int i = 0; i < 4; i++) {
+    free(*blocks[i]);
+    *blocks[i] = NULL;
+  }
+}
+
+double attend_scale(const struct attend *attend) {
+  return attend->problem.scale > 0 ? attend->problem.scale : 1 / sqrt((double)attend->problem.key_width);
+}
+
 /* The options as attributes, "auto" replaced by what it stood for where that decides the output. */
 static int make_attributes(const struct attend *attend, struct favor_attribute *attributes) {
   const struct options *given = attend->command->options;
@@ -148,12 +160,13 @@ static int make_attributes(const struct attend *attend, struct favor_attribute *
   *options = *given;
   options->values[OPTION_FEATURES].integers[0] = attend->problem.features;
   options->values[OPTION_PROJECTION_PER_HEAD].integers[0] = attend->problem.has_projection_per_head;
-  options->values[OPTION_SCALE].number =
-      attend->problem.scale > 0 ? attend->problem.scale : 1 / sqrt((double)attend->problem.key_width);
+  options->values[OPTION_SCALE].number = attend_scale(attend);
   snprintf(options->values[OPTION_KERNEL].text, OPTION_TEXT_BYTES, "%s", attend->info.kernel);
   snprintf(options->values[OPTION_OUT_TYPE].text, OPTION_TEXT_BYTES, "%s", favor_type_name(attend->out_type));
   options_attributes(options, attributes, &n);
   command_attributes(attend->command, given->operands[0], attributes, &n);
+  attend_pilot_attributes(attend, attributes, &n);
+  attend_reserve_certificate(attend, attributes, &n);
   free(options);
   return n;
 }
@@ -174,7 +187,7 @@ static enum favor_status create_output(struct attend *attend) {
                has_heads ? problem->key_width : 0},
       .data = favor_plan_projection(attend->plan),
   };
-  static struct favor_attribute attributes[COMMAND_MAX_ATTRIBUTES];
+  static struct favor_attribute attributes[ATTEND_MAX_ATTRIBUTES];
   struct favor_output_spec spec = {
       .path = options_text(options, OPTION_OUTPUT),
       .is_overwrite = options_flag(options, OPTION_OVERWRITE),
@@ -202,6 +215,7 @@ static enum favor_status prepare(struct attend *attend) {
   int64_t out_type = options_integer(options, OPTION_OUT_TYPE); /* 0 is auto */
   attend->out_type = out_type == 0 ? attend->inputs.q_shape.type : (enum favor_type)(out_type - 1);
   status = read_projection(attend);
+  if (status == FAVOR_OK) status = attend_choose_features(attend);
   if (status == FAVOR_OK) status = make_plan(attend);
   if (status == FAVOR_OK) status = make_blocks(attend);
   if (status == FAVOR_OK) status = create_output(attend);
@@ -213,10 +227,7 @@ static void release(struct attend *attend) {
   favor_plan_destroy(&attend->plan);
   inputs_close(&attend->inputs);
   free(attend->projection_data);
-  free(attend->q);
-  free(attend->k);
-  free(attend->v);
-  free(attend->out);
+  attend_free_blocks(attend);
 }
 
 enum favor_status cmd_attend(struct command *command) {
@@ -224,6 +235,7 @@ enum favor_status cmd_attend(struct command *command) {
   double start = clock_now_s();
   enum favor_status status = prepare(&attend);
   if (status == FAVOR_OK) status = attend_stream(&attend);
+  if (status == FAVOR_OK) status = attend_certify(&attend);
   if (status == FAVOR_OK) {
     double finish = clock_now_s();
     status = favor_output_finish(&attend.output);

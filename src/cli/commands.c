@@ -13,8 +13,14 @@ static const char attend_details[] =
     "keeps attention inside each run of tokens. The bits of OUT are the same for any number of ranks, grid, threads\n"
     "and block size.\n"
     "\n"
+    "--certify ROWS says how good the approximation is: for so many rows, drawn by --seed, exact softmax attention\n"
+    "over all keys, the error of OUT against it, that of the mean of the values, and the skill, 1 - error / mean\n"
+    "error. Where the skill is below 0.1 the output tells no more than the mean does. --target-error X doubles the\n"
+    "features on a pilot of up to 4096 tokens until their error is X or --features-max is reached.\n"
+    "\n"
     "Examples:\n"
     "  favor attend qkv.h5 -o out.h5\n"
+    "  favor attend qkv.h5 -o out.h5 --target-error 0.05 --features-max 4096\n"
     "  mpirun -n 8 favor attend qkv.h5 -o out.h5 --causal --features 256\n"
     "  mpirun -n 8 favor attend qkv.h5 -o out.h5 --config run.conf --grid 2x4 --memory 2G --json\n";
 
@@ -35,7 +41,9 @@ static const char make_details[] =
 static const char verify_details[] =
     "Recomputes sampled rows of OUT from IN: (a) in float64 from the definition of the method, with the projection\n"
     "stored in OUT; (b) by exact softmax attention over all keys, beside the error of the mean of the values:\n"
-    "information on how good the approximation is. Fails with exit code 1 where the error of (a) is above 1e-4, of\n"
+    "information on how good the approximation is, the same that attend --certify gives for as many rows and the\n"
+    "same seed. Methods exact, window, mean and copy are verified by their own definitions. Fails with exit code 1 "
+    "where the error of (a) is above 1e-4, of\n"
     "all sampled rows together or of any one row, relative to the larger of its norm and its head's typical row;\n"
     "rounding to the type of OUT, up to half a last place, is not counted.\n"
     "\n"
