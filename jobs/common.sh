@@ -17,7 +17,7 @@ FAVOR_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
     gcc libc6-dev make cmake pkg-config openmpi-bin libopenmpi-dev libopenblas-pthread-dev liblapacke-dev
     libhdf5-openmpi-dev libcmocka-dev libhts-dev libjansson-dev libinih-dev librandom123-dev
   )
-  TEST_PACKAGES=(hdf5-tools)
+  TEST_PACKAGES=(hdf5-tools gnuplot-nox)
   SLOW_TEST_PACKAGES=(slurm-wlm munge)
 }
 

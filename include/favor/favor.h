@@ -29,7 +29,8 @@
  *   out_i = sum_j (phi(q_i) . phi(k_j)) v_j / sum_j (phi(q_i) . phi(k_j))
  *
  * with j over the tokens of i's segment (causal: those with j <= i). With a key shift s and a balance L, which leave
- * softmax attention as it is, q and k are replaced by L q and L^-T (k - s) first; see enum favor_key_shift.
+ * softmax attention as it is, q and k are replaced by L q and L^-T (k - s) first; see enum favor_key_shift. With a
+ * window, exp(q~_i . k~_j), of these rows too, takes the place of phi(q_i) . phi(k_j) for the tokens j in it.
  *
  * Errors: every function that can fail returns enum favor_status. A collective function returns the same status on
  * every rank, and favor_context_message() then gives the same text on every rank. A local function that fails leaves
@@ -96,12 +97,45 @@ FAVOR_API int favor_context_size(const struct favor_context *context);
 
 /* ---- problem ---------------------------------------------------------------------------------------------------- */
 
-/* What is computed. Mean: the mean of v over A(i), the tokens that i attends to; copy: v_i, no attention at all, which
- * bounds from below what any method takes (the "OPT" line of Choromanski et al. 2021, figure 3). Both leave q and k out
- * of account (mean still wants them finite), and all that is said of features and projections below. */
-enum favor_method { FAVOR_METHOD_FAVOR = 0, FAVOR_METHOD_MEAN, FAVOR_METHOD_COPY };
+/* What is computed, A(i) being the tokens that i attends to. Exact: softmax attention as it is defined,
+ * sum_j exp(scale q_i . k_j) v_j / sum_j exp(scale q_i . k_j) over A(i), in N^2 (D + E) time; of memory it takes E + 3
+ * doubles for each query of the rank. Its products are those of BLAS: kernel "auto" or "blas". Mean: the mean of v over
+ * A(i); copy: v_i, no attention at all, which bounds from below what any method takes (the "OPT" line of Choromanski et
+ * al. 2021, figure 3). Both leave q and k out of account (mean still wants them finite). All but favor have no use for
+ * what is said of features and projections below.
+ *
+ * The rest weigh as exact does, but fewer keys or others. Like exact they need other ranks' tokens as they are, so a
+ * rank keeps its shard in memory; their products are those of BLAS; a segment has at most 64 (2^24 - 1) tokens.
+ *
+ * Window (Beltagy et al. 2020, "Longformer"): the j in A(i) with |i - j| <= window, or with i or j among the first
+ * global_tokens of their segment.
+ *
+ * Linformer (Wang et al. 2020; bidirectional only): M = features keys k'_r = sum_j E_rj k_j with values
+ * v'_r = sum_j F_rj v_j, sums over i's segment. E and F are independent draws of +-M^-1/2, either sign equally likely:
+ * the covariance of the paper's normal ones and the same Johnson-Lindenstrauss bounds (Achlioptas 2003) at one bit an
+ * element. They are functions of (seed, layer, redraw, key head, row, token counted from its segment's first one).
+ * Segments shorter than M are no exception.
+ *
+ * LSH (Kitaev et al. 2020, "Reformer"): i itself and the keys that i meets in any of lsh_rounds rounds of hashing, each
+ * once however often it is met. A round hashes the queries and keys of a segment of n tokens into b^f buckets: f is the
+ * least with b <= 64, b the least even number with b^f lsh_chunk >= n; where n <= lsh_chunk there is one bucket. Each
+ * of the f hashes of x is the place of the largest among R x and -R x, R a normal matrix of b / 2 rows, drawn for the
+ * round and key head (so the length of x has no say). The keys of a bucket, in order of tokens, are cut into chunks of
+ * lsh_chunk. Let c be the chunk of the last key of i's bucket at or before i, or the first chunk where there is none:
+ * i meets the keys in A(i) of chunks c - 1 and c of that bucket. (In the paper queries are keys, and chunks are cut
+ * from the sorted sequence of all buckets, where later tokens shift what an earlier one meets; here they do not.) */
+enum favor_method {
+  FAVOR_METHOD_FAVOR = 0,
+  FAVOR_METHOD_EXACT,
+  FAVOR_METHOD_WINDOW,
+  FAVOR_METHOD_MEAN,
+  FAVOR_METHOD_COPY,
+  FAVOR_METHOD_LINFORMER,
+  FAVOR_METHOD_LSH
+};
 /* Oprf: FAVOR++ of Likhosherstov et al., "Chefs' random tables", NeurIPS 2022, with one A <= 0 a key head, Bc =
- * sqrt(1 - 4 A) and Dc = (1 - 4 A)^(D/4), which cancels in every output. The A of the least mean variance is that of
+ * sqrt(1 - 4 A) and Dc = (1 - 4 A)^(D/4), which cancels where there is no window. The A of the least mean variance is
+ * that of
  *   f = mean |q~|^2 + mean |k~|^2 + 2 mean(q~).mean(k~),  A = [D - 2 f - sqrt((2 f + D)^2 + 8 D f)] / (16 D)
  * It weighs rows by their lengths, so these must vary as chi(D) does: rows of one length would estimate exp(Bc^2 q~.k~)
  * times powers of the norms, another kernel. Hence row_norm must be chi. */
@@ -222,6 +256,15 @@ struct favor_problem {
    * only, copied (and rounded to float in f32, to bfloat16 in bf16); NULL: draw. */
   const double *projection_data;
 
+  /* Tokens on each side of a query (before it only, when causal); 0 is the token itself, -1 no window. With method
+   * favor and maps that estimate the weights exp(scale q.k), that is positive, hyperbolic and oprf, these are attended
+   * to with exactly those weights, beside features for all others; the plan then keeps its shard in memory, in one step
+   * FAVOR_ATTEND, after those that estimate. */
+  int64_t window;
+  int64_t global_tokens; /* method window: of each segment, its first ones: all attend to them, and they to all */
+  int64_t lsh_rounds;    /* from 1 to 64 */
+  int64_t lsh_chunk;     /* keys, >= 1 */
+
   enum favor_precision precision;
   const char *kernel; /* "auto", or a name of favor_kernel_name() */
   int threads; /* of this rank; 0: OMP_NUM_THREADS, else the cores this rank may use over the ranks sharing them */
@@ -231,7 +274,8 @@ struct favor_problem {
   int64_t memory_bytes; /* per rank, for states, scratch and the caller's blocks; 0: no bound */
 };
 
-/* One head, width 64, 256 features, causal off, everything automatic; tokens 0. */
+/* One head, width 64, 256 features, causal off, no window, 4 rounds and chunks of 64 for lsh, everything automatic;
+ * tokens 0. */
 FAVOR_API struct favor_problem favor_problem_default(void);
 
 /* Local: makes the problem compute what a public package does: its map, eps, key_max, guard, scale, row_norm and
@@ -288,7 +332,8 @@ struct favor_output {
 
 /* Collective. Attention of the whole problem: q [heads][tokens][D], k [kv_heads][tokens][D], v [kv_heads][tokens][E],
  * out [heads][tokens][E], each this rank's shard. The caller owns all four; out must not overlap the others.
- * Allocates nothing. Errors: FAVOR_EDATA (NaN, Inf, or |x~|^2/2 above 2^22, of what features are made of: shifted,
+ * Allocates nothing. Errors: FAVOR_EDATA (NaN, Inf, or with method favor |x~|^2/2 above 2^22, of what features are made
+ * of: shifted,
  * balanced, times Bc; tensor, head and token named), FAVOR_EMPI.
  * After an error out is unspecified and the plan can be executed again. */
 FAVOR_API enum favor_status favor_plan_execute(struct favor_plan *plan, const struct favor_input *q,
@@ -310,9 +355,10 @@ enum favor_verb {
   FAVOR_ABSORB,        /* take keys and values into the state */
   FAVOR_COMBINE_BEGIN, /* let the ranks' states meet: no arrays */
   FAVOR_COMBINE_END,
-  FAVOR_EMIT,    /* turn queries (and, where needed, keys and values) into outputs */
-  FAVOR_MEASURE, /* take queries and keys into the moments that estimates come from; before all other steps */
-  FAVOR_ESTIMATE /* let the ranks' moments meet, and estimate: no arrays */
+  FAVOR_EMIT,     /* turn queries (and, where needed, keys and values) into outputs */
+  FAVOR_MEASURE,  /* take queries and keys into the moments that estimates come from; before all other steps */
+  FAVOR_ESTIMATE, /* let the ranks' moments meet, and estimate: no arrays */
+  FAVOR_ATTEND    /* all of the shard at once, by methods whose ranks need each other's tokens */
 };
 enum { FAVOR_NEEDS_Q = 1, FAVOR_NEEDS_K = 2, FAVOR_NEEDS_V = 4, FAVOR_NEEDS_OUT = 8 };
 
@@ -329,9 +375,9 @@ FAVOR_API void favor_plan_step(const struct favor_plan *plan, int64_t index, str
 /* Local: forgets every state, so that a run can start. */
 FAVOR_API void favor_plan_begin(struct favor_plan *plan);
 
-/* Runs one step; steps go in order. Collective for the COMBINE verbs and ESTIMATE, else local. Arrays start at the
- * step's first token; those that the step does not need may be NULL. After a local error the remaining steps compute
- * nothing, yet must be run, so that every rank meets in the collective ones. Errors: as favor_plan_execute. */
+/* Runs one step; steps go in order. Collective for the COMBINE verbs, ESTIMATE and ATTEND, else local. Arrays start
+ * at the step's first token; those that the step does not need may be NULL. After a local error the remaining steps
+ * compute nothing, yet must be run, so that every rank meets in the collective ones. Errors: as favor_plan_execute. */
 FAVOR_API enum favor_status favor_plan_run_step(struct favor_plan *plan, int64_t index, const struct favor_input *q,
                                                 const struct favor_input *k, const struct favor_input *v,
                                                 const struct favor_output *out);
@@ -356,7 +402,10 @@ struct favor_plan_info {
   size_t state_bytes;      /* one state of every key head of the problem */
   size_t memory_bytes;     /* what the plan allocated on this rank */
   bool is_strictly_causal; /* no output depends on a later token: causal, and nothing is estimated from the data */
-  double flops; /* 4 (M D + R E) a token and query head over the whole problem; causal: without intra-tile products */
+  /* Over the whole problem: 4 (M D + R E) a token and query head, causal without intra-tile products; exact,
+   * window: 2 (D + E) a query and each key that it attends to; linformer: 2 M (D + E) a token and head, key heads too;
+   * lsh: the same as exact for 2 lsh_chunk keys a round, which is the most, and the hashes. */
+  double flops;
 };
 /* Local. */
 FAVOR_API void favor_plan_info(const struct favor_plan *plan, struct favor_plan_info *info);

@@ -108,8 +108,8 @@ struct favor_output_spec {
 };
 
 /* Collective. Rank 0 lays out PATH.favor-part (contiguous datasets, space reserved), every rank opens it.
- * Errors: FAVOR_ECREATE (exists, no directory, no permission, no space), FAVOR_EUSAGE (no shape of a tensor, or ranks ask
- * for different files), FAVOR_ENOMEM. On failure *file is NULL and no temporary file is left. */
+ * Errors: FAVOR_ECREATE (exists, no directory, no permission, no space), FAVOR_EUSAGE (no shape of a tensor, or ranks
+ * ask for different files), FAVOR_ENOMEM. On failure *file is NULL and no temporary file is left. */
 FAVOR_API enum favor_status favor_output_create(struct favor_context *context, const struct favor_output_spec *spec,
                                                 struct favor_output_file **file);
 
@@ -119,6 +119,15 @@ FAVOR_API enum favor_status favor_output_create(struct favor_context *context, c
 FAVOR_API enum favor_status favor_output_write(struct favor_output_file *file, int index, int64_t head_begin,
                                                int64_t head_end, int64_t token_begin, int64_t token_end,
                                                enum favor_precision precision, const void *data);
+
+/* Local. The temporary: a whole HDF5 file from the start, in which every rank can read what it wrote itself; those on
+ * other machines may not see it before the end. Valid as long as the file. */
+FAVOR_API const char *favor_output_part(const struct favor_output_file *file);
+
+/* Local; on ranks other than 0 it does nothing. Gives integers and numbers that the file was created with other values,
+ * for what is known only at the end. Errors: FAVOR_EUSAGE (no such attribute, or text), FAVOR_EIO, FAVOR_ENOMEM. */
+FAVOR_API enum favor_status favor_output_set_attributes(struct favor_output_file *file,
+                                                        const struct favor_attribute *attributes, int n_attributes);
 
 /* Collective. fsync, agree, rename; on any error of any rank the temporary is removed. Sets *file to NULL always.
  * Errors: FAVOR_EIO, FAVOR_ECREATE (rename refused). */

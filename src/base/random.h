@@ -6,7 +6,17 @@
 #include <stdint.h>
 
 /* What a stream is for; part of its key, so that no two uses share numbers. */
-enum random_purpose { RANDOM_PROJECTION, RANDOM_ROW_NORM, RANDOM_MAKE, RANDOM_EMBEDDING, RANDOM_SAMPLE, RANDOM_SIGN };
+enum random_purpose {
+  RANDOM_PROJECTION,
+  RANDOM_ROW_NORM,
+  RANDOM_MAKE,
+  RANDOM_EMBEDDING,
+  RANDOM_SAMPLE,
+  RANDOM_SIGN,
+  RANDOM_LENGTH_KEYS, /* signs of a projection of the length: of keys, of values */
+  RANDOM_LENGTH_VALUES,
+  RANDOM_HASH
+};
 
 struct random_stream {
   uint32_t key[2];

@@ -6,9 +6,9 @@
 #include "feature/map.h"
 
 static const char *const phase_names[ATTEND_N_PHASES] = {
-    [ATTEND_READ] = "read",     [ATTEND_FEATURES_STATE] = "features_state",
-    [ATTEND_REDUCE] = "reduce", [ATTEND_OUTPUT] = "output",
-    [ATTEND_WRITE] = "write",   [ATTEND_TOTAL] = "total",
+    [ATTEND_PILOT] = "pilot",     [ATTEND_READ] = "read",     [ATTEND_FEATURES_STATE] = "features_state",
+    [ATTEND_REDUCE] = "reduce",   [ATTEND_OUTPUT] = "output", [ATTEND_WRITE] = "write",
+    [ATTEND_CERTIFY] = "certify", [ATTEND_TOTAL] = "total",
 };
 
 /* What the ranks together have to say. */
@@ -50,21 +50,73 @@ static json_t *pack_seconds(const struct summary *summary) {
   return seconds;
 }
 
+/* null where there was none. */
+/* An eps or a guard makes another kernel of a map that estimates softmax. */
+static struct certificate_subject subject_of(const struct attend *attend) {
+  const struct favor_problem *problem = &attend->problem;
+  bool is_plain = map_eps(problem->map, problem->eps) == 0 && problem->guard_rule == FAVOR_GUARD_NONE;
+  return (struct certificate_subject){.is_features = problem->method == FAVOR_METHOD_FAVOR,
+                                      .estimates_softmax = is_plain && !map_at(problem->map)->is_generalised};
+}
+
+static json_t *pack_certificate(const struct attend *attend) {
+  const struct certificate_subject subject = subject_of(attend);
+  return attend->has_certificate ? certificate_pack(&attend->certificate, &subject) : json_null();
+}
+
+static json_t *pack_pilot(const struct attend *attend) {
+  const struct pilot *pilot = &attend->pilot;
+  if (!attend->has_pilot) return json_null();
+  json_t *trials = json_array();
+  for (int i = 0; i < pilot->n_trials; i++) {
+    json_array_append_new(trials, json_pack("{s:I, s:o}", "features", (json_int_t)pilot->trials[i].features,
+                                            "relative_error", certificate_number(pilot->trials[i].relative_error)));
+  }
+  return json_pack("{s:I, s:I, s:f, s:b, s:o}", "tokens", (json_int_t)pilot->tokens, "heads", (json_int_t)pilot->heads,
+                   "target_error", pilot->target, "reached", (int)pilot->is_reached, "trials", trials);
+}
+
 static json_t *pack(const struct attend *attend, const struct summary *summary) {
   const struct favor_plan_info *info = &attend->info;
   json_t *object = report_object(attend->command);
   json_t *more =
-      json_pack("{s:i, s:s, s:s, s:s, s:s, s:o, s:o, s:f, s:f, s:I, s:I, s:I, s:b, s:n}", "threads", info->threads,
+      json_pack("{s:i, s:s, s:s, s:s, s:s, s:o, s:o, s:f, s:f, s:I, s:I, s:I, s:b, s:o, s:o}", "threads", info->threads,
                 "binding", info->binding, "kernel", info->kernel, "grid", summary->grid, "scan", info->scan, "shape",
                 pack_shape(&attend->problem), "seconds", pack_seconds(summary), "tokens_per_s", summary->tokens_per_s,
                 "gflops", summary->gflops, "peak_memory_bytes", (json_int_t)summary->peak_bytes, "bytes_sent",
                 (json_int_t)summary->bytes_sent, "state_bytes", (json_int_t)info->state_bytes, "strictly_causal",
-                (int)info->is_strictly_causal, "certificate");
+                (int)info->is_strictly_causal, "certificate", pack_certificate(attend), "pilot", pack_pilot(attend));
   bool is_complete = object && more && json_object_update(object, more) == 0;
   json_decref(more);
   if (is_complete) return object;
   json_decref(object);
   return NULL;
+}
+
+static void print_pilot(const struct pilot *pilot) {
+  printf("  pilot    %lld tokens of %lld heads: error", (long long)pilot->tokens, (long long)pilot->heads);
+  for (int i = 0; i < pilot->n_trials; i++)
+    printf("%s %.3g with %lld", i > 0 ? "," : "", pilot->trials[i].relative_error,
+           (long long)pilot->trials[i].features);
+  printf(" features; the target of %.3g is %s\n", pilot->target,
+         pilot->is_reached ? "reached"
+                           : "not reached, so the most were taken; raise --features-max, or where the error hardly "
+                             "falls try other inputs or maps");
+}
+
+/* On stderr, where there is no table to say it in. */
+static void warn(const struct attend *attend) {
+  const struct pilot *pilot = &attend->pilot;
+  if (!command_is_speaker(attend->command) || options_flag(attend->command->options, OPTION_QUIET)) return;
+  const struct certificate_subject subject = subject_of(attend);
+  if (attend->has_certificate && certificate_is_blind(&attend->certificate))
+    fprintf(stderr, "favor: warning: %s\n", certificate_advice(&subject));
+  if (attend->has_pilot && !pilot->is_reached)
+    fprintf(stderr,
+            "favor: warning: the target error of %.3g was not reached: with %lld features the pilot's error is %.3g; "
+            "raise --features-max; where the error hardly falls, features do not suit the inputs\n",
+            pilot->target, (long long)pilot->trials[pilot->n_trials - 1].features,
+            pilot->trials[pilot->n_trials - 1].relative_error);
 }
 
 static void print_table(const struct attend *attend, const struct summary *summary) {
@@ -81,6 +133,7 @@ static void print_table(const struct attend *attend, const struct summary *summa
   if (problem->method == FAVOR_METHOD_FAVOR) {
     printf("  method   %s, %s, %lld features, ", map_at(problem->map)->is_generalised ? "generalised" : "FAVOR+",
            map_at(problem->map)->name, (long long)problem->features);
+    if (problem->window >= 0) printf("exact within %lld tokens, ", (long long)problem->window);
   } else {
     printf("  method   %s, ", options_text(options, OPTION_METHOD));
   }
@@ -104,6 +157,9 @@ static void print_table(const struct attend *attend, const struct summary *summa
   printf("  speed    %.4g tokens/s, %.4g Gflop/s\n", summary->tokens_per_s, summary->gflops);
   printf("  states   %s for all heads, at most %s sent by a rank\n", report_bytes((double)info->state_bytes, state),
          report_bytes((double)summary->bytes_sent, sent));
+  if (attend->has_pilot) print_pilot(&attend->pilot);
+  const struct certificate_subject subject = subject_of(attend);
+  if (attend->has_certificate) certificate_print(&attend->certificate, &subject);
 }
 
 enum favor_status attend_report(struct attend *attend) {
@@ -113,6 +169,7 @@ enum favor_status attend_report(struct attend *attend) {
   if (status != FAVOR_OK) return status;
   if (options_flag(options, OPTION_JSON)) {
     report_json(attend->command, pack(attend, &summary));
+    warn(attend);
   } else if (command_is_speaker(attend->command) && !options_flag(options, OPTION_QUIET)) {
     print_table(attend, &summary);
   }

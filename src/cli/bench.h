@@ -84,9 +84,6 @@ enum favor_status bench_run(struct bench *bench, const struct bench_work *work);
 /* One sample of a peak into bench->peaks. */
 void bench_sample_peak(struct bench *bench, enum peak_isa isa, enum favor_precision precision);
 
-/* Sorts values; 0 where there are none. */
-double bench_median(double *values, int n);
-
 /* Prints all runs. best: the ISA whose f32 peak stands at the head. */
 void bench_report(const struct bench *bench, enum peak_isa best);
 

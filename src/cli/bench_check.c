@@ -93,7 +93,7 @@ static bool take(const struct bench_data *data, int64_t tokens, const void *proj
   int64_t places[N_ROWS];
   sample->n_rows = tokens < N_ROWS ? tokens : N_ROWS;
   if (!allocate(work, sample)) return false;
-  check_sample(tokens, sample->n_rows, 0, places);
+  check_sample(tokens, sample->n_rows, 0, places, NULL);
   for (int64_t i = 0; i < sample->n_rows; i++) {
     sample->rows[i] = check_row_of(places[i], tokens, NULL, 1, work->is_causal);
     for (int64_t h = 0; h < work->heads; h++) {
@@ -109,6 +109,7 @@ static bool take(const struct bench_data *data, int64_t tokens, const void *proj
                                         .heads_per_key = 1,
                                         .key_width = d,
                                         .value_width = e,
+                                        .definition = CHECK_FEATURES,
                                         .map = work->map,
                                         .eps = map_eps(work->map, -1),
                                         .features = work->features,

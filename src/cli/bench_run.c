@@ -7,6 +7,7 @@
 #include "base/memory.h"
 #include "cli/bench.h"
 #include "cli/report.h"
+#include "cli/statistics.h"
 #include "dist/agree.h"
 
 /* Rounds go on until this time is used, within BENCH_LEAST_ROUNDS and BENCH_MOST_ROUNDS. */
@@ -22,16 +23,6 @@ struct station {
   double seconds[BENCH_MOST_ROUNDS], accumulate_shares[BENCH_MOST_ROUNDS];
   double cpu_seconds; /* of all rounds */
 };
-
-double bench_median(double *values, int n) {
-  for (int i = 1; i < n; i++) {
-    double value = values[i];
-    int j = i;
-    for (; j > 0 && values[j - 1] > value; j--) values[j] = values[j - 1];
-    values[j] = value;
-  }
-  return n == 0 ? 0 : 0.5 * (values[(n - 1) / 2] + values[n / 2]);
-}
 
 static enum favor_status fail_memory(const struct bench *bench) {
   return dist_fail(bench->command->context, FAVOR_ENOMEM, "no memory for the arrays; give a smaller --shape");
@@ -152,8 +143,8 @@ static void conclude(struct bench *bench, struct station *stations, int n, int n
     for (int round = 0; round < n_rounds; round++) all += stations[i].seconds[round];
     run->rounds = n_rounds;
     run->cpu_share = stations[i].cpu_seconds / (all * bench->threads);
-    run->seconds = bench_median(stations[i].seconds, n_rounds);
-    run->accumulate_share = bench_median(stations[i].accumulate_shares, n_rounds);
+    run->seconds = statistics_median(stations[i].seconds, n_rounds);
+    run->accumulate_share = statistics_median(stations[i].accumulate_shares, n_rounds);
     run->spread = (stations[i].seconds[n_rounds - 1] - stations[i].seconds[0]) / run->seconds;
     if (run->kernel->kernel == &kernel_blas) blas_seconds = seconds_a_row(&stations[i]);
   }

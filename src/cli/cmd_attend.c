@@ -64,6 +64,10 @@ static void problem_from_options(const struct options *options, struct favor_pro
   if (options_integer(options, OPTION_PROFILE) != 0) {
     favor_problem_set_profile(problem, options_text(options, OPTION_PROFILE));
   }
+  problem->window = options_integer(options, OPTION_WINDOW);
+  problem->global_tokens = options_integer(options, OPTION_GLOBAL_TOKENS);
+  problem->lsh_rounds = options_integer(options, OPTION_LSH_ROUNDS);
+  problem->lsh_chunk = options_integer(options, OPTION_LSH_CHUNK);
   problem->precision = (enum favor_precision)options_integer(options, OPTION_PRECISION);
   problem->kernel = options_text(options, OPTION_KERNEL);
   problem->threads = (int)options_integer(options, OPTION_THREADS);
@@ -187,6 +191,18 @@ static enum favor_status make_blocks(struct attend *attend) {
   return dist_agree(attend->context, DIST_SITE_COMMAND, 0, "");
 }
 
+void attend_free_blocks(struct attend *attend) {
+  void **const blocks[] = {&attend->q, &attend->k, &attend->v, &attend->out};
+  for (int i = 0; i < 4; i++) {
+    free(*blocks[i]);
+    *blocks[i] = NULL;
+  }
+}
+
+double attend_scale(const struct attend *attend) {
+  return attend->problem.scale > 0 ? attend->problem.scale : 1 / sqrt((double)attend->problem.key_width);
+}
+
 /* The options as attributes, "auto" replaced by what it stood for where that decides the output. */
 static int make_attributes(const struct attend *attend, struct favor_attribute *attributes) {
   const struct options *given = attend->command->options;
@@ -196,8 +212,7 @@ static int make_attributes(const struct attend *attend, struct favor_attribute *
   *options = *given;
   options->values[OPTION_FEATURES].integers[0] = attend->problem.features;
   options->values[OPTION_PROJECTION_PER_HEAD].integers[0] = attend->problem.has_projection_per_head;
-  options->values[OPTION_SCALE].number =
-      attend->problem.scale > 0 ? attend->problem.scale : 1 / sqrt((double)attend->problem.key_width);
+  options->values[OPTION_SCALE].number = attend_scale(attend);
   options->values[OPTION_EPS].number = map_eps(attend->problem.map, attend->problem.eps);
   snprintf(options->values[OPTION_MAP].text, OPTION_TEXT_BYTES, "%s", map_at(attend->problem.map)->name);
   snprintf(options->values[OPTION_KEY_MAX].text, OPTION_TEXT_BYTES, "%s",
@@ -210,6 +225,8 @@ static int make_attributes(const struct attend *attend, struct favor_attribute *
   command_attributes(attend->command, given->operands[0], attributes, &n);
   attributes[n] = (struct favor_attribute){.kind = FAVOR_ATTRIBUTE_INTEGER, .integer = attend->info.is_strictly_causal};
   snprintf(attributes[n++].name, sizeof attributes->name, "strictly-causal");
+  attend_pilot_attributes(attend, attributes, &n);
+  attend_reserve_certificate(attend, attributes, &n);
   free(options);
   return n;
 }
@@ -230,7 +247,7 @@ static enum favor_status create_output(struct attend *attend) {
                has_heads ? problem->key_width : 0},
       .data = favor_plan_projection(attend->plan),
   };
-  static struct favor_attribute attributes[COMMAND_MAX_ATTRIBUTES];
+  static struct favor_attribute attributes[ATTEND_MAX_ATTRIBUTES];
   struct favor_output_spec spec = {
       .path = options_text(options, OPTION_OUTPUT),
       .is_overwrite = options_flag(options, OPTION_OVERWRITE),
@@ -263,6 +280,7 @@ static enum favor_status prepare(struct attend *attend) {
   attend->out_type = out_type == 0 ? attend->inputs.q_shape.type : (enum favor_type)(out_type - 1);
   status = read_projection(attend);
   if (status == FAVOR_OK) status = read_estimates(attend);
+  if (status == FAVOR_OK) status = attend_choose_features(attend);
   if (status == FAVOR_OK) status = make_plan(attend);
   if (status == FAVOR_OK) status = make_blocks(attend);
   if (status == FAVOR_OK) status = create_output(attend);
@@ -275,10 +293,7 @@ static void release(struct attend *attend) {
   inputs_close(&attend->inputs);
   free(attend->projection_data);
   estimates_release(&attend->estimates_file);
-  free(attend->q);
-  free(attend->k);
-  free(attend->v);
-  free(attend->out);
+  attend_free_blocks(attend);
 }
 
 enum favor_status cmd_attend(struct command *command) {
@@ -286,6 +301,7 @@ enum favor_status cmd_attend(struct command *command) {
   double start = clock_now_s();
   enum favor_status status = prepare(&attend);
   if (status == FAVOR_OK) status = attend_stream(&attend);
+  if (status == FAVOR_OK) status = attend_certify(&attend);
   if (status == FAVOR_OK) {
     double finish = clock_now_s();
     write_estimates(&attend);

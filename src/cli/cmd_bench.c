@@ -6,6 +6,7 @@
 #include "base/memory.h"
 #include "cli/bench.h"
 #include "cli/option_table.h"
+#include "cli/statistics.h"
 #include "dist/agree.h"
 #include "feature/map.h"
 
@@ -142,7 +143,7 @@ static void conclude_peaks(struct bench *bench) {
       struct bench_peak *peak = &bench->peaks[precision][isa];
       const int n = peak->n_samples;
       if (n == 0) continue;
-      peak->gflops = bench_median(peak->samples, n);
+      peak->gflops = statistics_median(peak->samples, n);
       peak->spread = (peak->samples[n - 1 - n / 4] - peak->samples[n / 4]) / peak->gflops;
     }
   }

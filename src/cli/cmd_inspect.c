@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "cli/certificate.h"
 #include "cli/command.h"
 #include "cli/report.h"
 #include "dist/agree.h"
@@ -90,7 +91,7 @@ static json_t *pack_attributes(const struct favor_attribute *attributes, int n) 
       value = json_integer((json_int_t)attribute->integer);
       break;
     case FAVOR_ATTRIBUTE_NUMBER:
-      value = json_real(attribute->number);
+      value = certificate_number(attribute->number);
       break;
     }
     json_object_set_new(object, attribute->name, value ? value : json_null());

@@ -13,8 +13,14 @@ static const char attend_details[] =
     "keeps attention inside each run of tokens. The bits of OUT are the same for any number of ranks, grid, threads\n"
     "and block size.\n"
     "\n"
+    "--certify ROWS says how good the approximation is: for so many rows, drawn by --seed, exact softmax attention\n"
+    "over all keys, the error of OUT against it, that of the mean of the values, and the skill, 1 - error / mean\n"
+    "error. Where the skill is below 0.1 the output tells no more than the mean does. --target-error X doubles the\n"
+    "features on a pilot of up to 4096 tokens until their error is X or --features-max is reached.\n"
+    "\n"
     "Examples:\n"
     "  favor attend qkv.h5 -o out.h5\n"
+    "  favor attend qkv.h5 -o out.h5 --target-error 0.05 --features-max 4096\n"
     "  mpirun -n 8 favor attend qkv.h5 -o out.h5 --causal --features 256\n"
     "  mpirun -n 8 favor attend qkv.h5 -o out.h5 --config run.conf --grid 2x4 --memory 2G --json\n";
 
@@ -35,7 +41,9 @@ static const char make_details[] =
 static const char verify_details[] =
     "Recomputes sampled rows of OUT from IN: (a) in float64 from the definition of the method, with the projection\n"
     "stored in OUT; (b) by exact softmax attention over all keys, beside the error of the mean of the values:\n"
-    "information on how good the approximation is. Fails with exit code 1 where the error of (a) is above 1e-4, of\n"
+    "information on how good the approximation is, the same that attend --certify gives for as many rows and the\n"
+    "same seed. Methods exact, window, mean and copy are verified by their own definitions. Fails with exit code 1 "
+    "where the error of (a) is above 1e-4, of\n"
     "all sampled rows together or of any one row, relative to the larger of its norm and its head's typical row;\n"
     "rounding to the type of OUT, up to half a last place, is not counted.\n"
     "\n"
@@ -66,6 +74,22 @@ static const char bench_details[] =
     "  favor bench kernel --threads 2 --kernel avx512 --json\n"
     "  OPENBLAS_CORETYPE=SkylakeX favor bench kernel --shape 1,1,65536,64 --features 266 --causal\n";
 
+static const char study_details[] =
+    "Tables and pictures of how good the approximation is and what it costs (the figures of Choromanski et al. 2021):\n"
+    "  error   the relative error of the output against exact softmax attention, by number of features, for every map\n"
+    "          and projection asked for: mean and standard deviation over draws of the projection; on normal deviates\n"
+    "          (--shape, by default 4096 tokens of width 16; --spread, by default 1) or on q, k, v of the file IN\n"
+    "  kernel  the mean square error of one kernel estimate by angle, beside the closed forms of the paper's lemma 2\n"
+    "  time    seconds by number of tokens for favor, exact attention and a copy of v, until memory or patience ends\n"
+    "Without a name all three. With -o DIR each is written there as NAME.csv, NAME.json, a gnuplot script NAME.gp "
+    "and,\n"
+    "where gnuplot is installed, NAME.svg and NAME.png.\n"
+    "\n"
+    "Examples:\n"
+    "  mpirun -n 2 favor study -o study\n"
+    "  favor study error qkv.h5 -o study --maps positive,hyperbolic --features-list 64,256,1024\n"
+    "  favor study error --shape 1,2,8192,64 --spread 0.5 --causal --json\n";
+
 static const struct command_entry entries[] = {
     {"attend", COMMAND_ATTEND, cmd_attend, 1, 1, true, "IN -o OUT [options]", "attention over q, k, v of an HDF5 file",
      attend_details},
@@ -77,6 +101,8 @@ static const struct command_entry entries[] = {
      "what a file holds, and the options it was made with", inspect_details},
     {"bench", COMMAND_BENCH, cmd_bench, 1, 1, true, "kernel [options]", "speed against this machine's own limits",
      bench_details},
+    {"study", COMMAND_STUDY, cmd_study, 0, 2, true, "[error [IN] | kernel | time] [-o DIR] [options]",
+     "error against features for every map and projection, and time against tokens", study_details},
     {"version", COMMAND_VERSION, cmd_version, 0, 0, false, "[--json]",
      "build, kernels on this machine, MPI, HDF5, BLAS", ""},
     {"help", COMMAND_HELP, cmd_help, 0, 1, false, "[COMMAND]", "this text, or that of a command", ""},

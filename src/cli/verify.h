@@ -2,10 +2,8 @@
 #ifndef FAVOR_CLI_VERIFY_H
 #define FAVOR_CLI_VERIFY_H
 
-#include "cli/command.h"
 #include "cli/estimates.h"
-#include "cli/inputs.h"
-#include "core/check.h"
+#include "cli/recompute.h"
 
 struct verify {
   const struct command *command;
@@ -14,28 +12,21 @@ struct verify {
   /* what made OUT, from its attributes */
   int n_attributes;
   struct favor_attribute *attributes;
-  struct input_names names; /* point into the attributes */
-  bool is_causal;
-  double scale;
+  const char *method;
+  struct input_names names; /* point into the attributes, as does the method */
   enum favor_precision precision;
+  struct check_problem definition; /* scale, definition and what goes with it */
   /* the data */
   struct inputs inputs;
-  struct favor_problem problem; /* map, key shift and balance, shapes and segments only */
+  struct favor_problem problem; /* shapes, segments, is_causal, and what estimates there are */
   struct favor_tensor *out;
   struct favor_tensor_shape out_shape;
-  double *projection; /* [projections][features][D] */
+  double *projection; /* [projections][M][D] */
   struct estimates_file estimates;
-  int64_t projections, features;
   /* the sample */
-  int64_t heads, key_heads; /* flat */
-  int64_t n_rows;
-  struct check_row *rows;
-  double *q;        /* [n_rows][heads][D] */
+  struct recompute_inputs source;
+  struct recompute recompute;
   double *out_rows; /* [n_rows][heads][E], of rank 0 */
-  struct check *check;
-  double *tops; /* [check_n_tops] */
-  int64_t block_tokens;
-  double *k, *v; /* [key_heads][block_tokens][D], [E] */
 };
 
 /* Local, rank 0: holds the output against what the check found, prints the table or the JSON object, and records

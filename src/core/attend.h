@@ -30,6 +30,10 @@ bool attend_causal(const struct engine *engine, struct worker *worker, const str
                    const struct piece_keys *keys, const struct kernel_queries *queries, void *rows,
                    struct refusal *refusal);
 
+/* Looks at every number of the piece, and at what a transform (NULL: none) makes of its tokens. */
+bool attend_check(const struct engine *engine, struct worker *worker, const struct row_transform *transform,
+                  const struct piece_keys *keys, const struct kernel_queries *queries, struct refusal *refusal);
+
 /* The piece's values as the outputs of its queries; reads nothing else of them. */
 bool attend_copy(const struct engine *engine, struct worker *worker, const struct piece_keys *keys,
                  const struct kernel_queries *queries, struct refusal *refusal);

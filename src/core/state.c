@@ -89,7 +89,14 @@ static void scale_column(const struct engine *engine, void *s, int64_t e, int po
   }
 }
 
+VECTORS static int64_t count_higher(int64_t n, const int32_t *shift, const int32_t *than) {
+  int64_t n_higher = 0;
+  for (int64_t e = 0; e < n; e++) n_higher += shift[e] > than[e];
+  return n_higher;
+}
+
 void sum_raise_shift(const struct engine *engine, struct sum *sum, const int32_t *shift) {
+  if (count_higher(engine->shape.value_width, shift, sum->shift) == 0) return;
   for (int64_t e = 0; e < engine->shape.value_width; e++) {
     if (shift[e] <= sum->shift[e]) continue;
     if (!sum->kernel.is_empty && sum->shift[e] != SHIFT_NONE) {
@@ -109,12 +116,17 @@ void sum_copy(const struct engine *engine, const struct sum *from, struct sum *t
   memcpy(to->kernel.s, from->kernel.s, m * (size_t)engine->shape.s_stride * engine->real_bytes);
 }
 
-bool sum_is_at_shift(const struct engine *engine, const struct sum *sum, const int32_t *shift) {
-  for (int64_t e = 0; e < engine->shape.value_width; e++) {
-    int32_t own = sum->shift[e] == SHIFT_NONE ? 0 : sum->shift[e];
-    if (own != (shift[e] == SHIFT_NONE ? 0 : shift[e])) return false;
+VECTORS static int64_t count_different(int64_t n, const int32_t *shift, const int32_t *other) {
+  int64_t n_different = 0;
+  for (int64_t e = 0; e < n; e++) {
+    int32_t a = shift[e] == SHIFT_NONE ? 0 : shift[e], b = other[e] == SHIFT_NONE ? 0 : other[e];
+    n_different += a != b;
   }
-  return true;
+  return n_different;
+}
+
+bool sum_is_at_shift(const struct engine *engine, const struct sum *sum, const int32_t *shift) {
+  return count_different(engine->shape.value_width, sum->shift, shift) == 0;
 }
 
 void state_clear(const struct engine *engine, void *rows) {

@@ -30,6 +30,7 @@ struct row_transform {
   struct transform_side query, key;
   double factor;                      /* Bc */
   double bias[TRANSFORM_MOST_BIASES]; /* the columns of k' beyond D */
+  double log2_common;                 /* log2 of Dc^2 exp(2 A D), which products of oprf features leave out */
 };
 
 /* Columns that a row's bias takes in this precision. */

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/vectors.h"
 
 static size_t round_up(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
@@ -54,8 +55,7 @@ void worker_place(const struct engine *engine, void *memory, struct worker *work
 /* |x~|^2 / 2 in units of ln 2. */
 static const double longest_half_norm = LONGEST_HALF_NORM / 0.693147180559945309417232121458176568;
 
-/* Looks for what is wrong with a row that was found wrong. */
-static enum refusal_kind blame(const struct engine *engine, const void *row, int64_t width) {
+enum refusal_kind worker_blame(const struct engine *engine, const void *row, int64_t width) {
   enum refusal_kind kind = REFUSAL_NONE;
   for (int64_t i = 0; i < width; i++) {
     double x = real_at(engine, row, i);
@@ -65,27 +65,56 @@ static enum refusal_kind blame(const struct engine *engine, const void *row, int
   return kind;
 }
 
-/* Whether no row can be too long, NaN or Inf, from each column's largest element alone. */
+VECTORS static uint32_t largest_of_32(int64_t n, const uint32_t *x) {
+  uint32_t largest = 0;
+  for (int64_t i = 0; i < n; i++) largest = x[i] > largest ? x[i] : largest;
+  return largest;
+}
+
+VECTORS static uint64_t largest_of_64(int64_t n, const uint64_t *x) {
+  uint64_t largest = 0;
+  for (int64_t i = 0; i < n; i++) largest = x[i] > largest ? x[i] : largest;
+  return largest;
+}
+
+/* The largest of n peaks, Inf or NaN if one is: by their bits, as in kernel_ops.peaks. */
+static double largest_peak(const struct engine *engine, int64_t n, const void *peak) {
+  if (engine->precision == FAVOR_PRECISION_F64) {
+    uint64_t bits = largest_of_64(n, peak);
+    return real_at(engine, &bits, 0);
+  }
+  uint32_t bits = largest_of_32(n, peak);
+  return real_at(engine, &bits, 0);
+}
+
+/* Whether no row can be too long, NaN or Inf, from the largest element alone. */
 static bool are_short(const struct engine *engine, int64_t n, const void *x, int64_t stride, void *peak) {
   int64_t width = engine->key_width;
   memset(peak, 0, (size_t)width * engine->real_bytes);
   engine->ops->peaks(n, width, x, stride, peak);
-  double norm2 = 0;
-  for (int64_t d = 0; d < width; d++) norm2 += real_at(engine, peak, d) * real_at(engine, peak, d);
-  return norm2 * engine->half_norm_factor <= longest_half_norm;
+  double largest = largest_peak(engine, width, peak);
+  return (double)width * largest * largest * engine->half_norm_factor <= longest_half_norm;
+}
+
+/* x *= factor; returns how many are above the limit or NaN. */
+VECTORS static int64_t scale_and_count(int64_t n, double *x, double factor, double limit) {
+  int64_t n_beyond = 0;
+  for (int64_t i = 0; i < n; i++) {
+    x[i] *= factor;
+    n_beyond += !(x[i] <= limit);
+  }
+  return n_beyond;
 }
 
 bool worker_measure_rows(const struct engine *engine, char tensor, int64_t n, const void *x, int64_t stride,
                          double longest, double *half_norm, struct refusal *refusal) {
   engine->ops->norms(n, engine->key_width, x, stride, half_norm);
-  for (int64_t i = 0; i < n; i++) {
-    half_norm[i] *= engine->half_norm_factor;
-    if (half_norm[i] <= longest) continue;
-    enum refusal_kind kind = blame(engine, row_in(engine, x, stride, i), engine->key_width);
-    *refusal = (struct refusal){kind == REFUSAL_NONE ? REFUSAL_TOO_LONG : kind, tensor, 0, i};
-    return false;
-  }
-  return true;
+  if (scale_and_count(n, half_norm, engine->half_norm_factor, longest) == 0) return true;
+  int64_t i = 0;
+  while (half_norm[i] <= longest) i++;
+  enum refusal_kind kind = worker_blame(engine, row_in(engine, x, stride, i), engine->key_width);
+  *refusal = (struct refusal){kind == REFUSAL_NONE ? REFUSAL_TOO_LONG : kind, tensor, 0, i};
+  return false;
 }
 
 /* Transformed rows of x; half_norm NULL: queries. False at the first row that cannot be computed with. */
@@ -95,14 +124,13 @@ static bool transform_tile(const struct engine *engine, struct worker *worker, c
   int64_t n_right =
       transform_rows(engine, transform, n, x, stride, longest_half_norm, worker->transform_work, rows, half_norm);
   if (n_right == n) return true;
-  enum refusal_kind kind = blame(engine, row_in(engine, x, stride, n_right), engine->key_width);
+  enum refusal_kind kind = worker_blame(engine, row_in(engine, x, stride, n_right), engine->key_width);
   *refusal =
       (struct refusal){kind == REFUSAL_NONE ? REFUSAL_TOO_LONG_TRANSFORMED : kind, half_norm ? 'k' : 'q', 0, n_right};
   return false;
 }
 
-/* |x| < 2^result; BINNED_NONE for 0. */
-static int64_t magnitude_of(double x) {
+int64_t worker_magnitude(double x) {
   int exponent;
   if (x == 0) return BINNED_NONE;
   frexp(x, &exponent);
@@ -114,10 +142,9 @@ bool worker_measure_values(const struct engine *engine, struct worker *worker, i
   int64_t width = engine->shape.value_width;
   memset(worker->peak, 0, (size_t)width * engine->real_bytes);
   engine->ops->peaks(n, width, v, stride, worker->peak);
-  bool is_finite = true;
-  for (int64_t e = 0; e < width; e++) is_finite = is_finite && isfinite(real_at(engine, worker->peak, e));
-  for (int64_t i = 0; i < n && !is_finite; i++) {
-    enum refusal_kind kind = blame(engine, row_in(engine, v, stride, i), width);
+  worker->largest_value = largest_peak(engine, width, worker->peak);
+  for (int64_t i = 0; i < n && !isfinite(worker->largest_value); i++) {
+    enum refusal_kind kind = worker_blame(engine, row_in(engine, v, stride, i), width);
     if (kind == REFUSAL_NONE) continue;
     *refusal = (struct refusal){kind, 'v', 0, i};
     return false;
@@ -130,7 +157,7 @@ bool worker_measure_values(const struct engine *engine, struct worker *worker, i
 static int64_t begin_columns(const struct engine *engine, int64_t n, const void *v, int64_t stride, struct sum *run) {
   for (int64_t e = 0; e < engine->shape.value_width; e++) {
     for (int64_t i = 0; i < n && run->shift[e] == SHIFT_NONE; i++) {
-      int32_t shift = shift_for(engine->precision, magnitude_of(real_at(engine, row_in(engine, v, stride, i), e)));
+      int32_t shift = shift_for(engine->precision, worker_magnitude(real_at(engine, row_in(engine, v, stride, i), e)));
       if (i == 0 || shift == 0) {
         run->shift[e] = shift;
       } else if (shift != SHIFT_NONE) {
@@ -145,7 +172,7 @@ static int64_t begin_columns(const struct engine *engine, int64_t n, const void 
 static bool row_fits(const struct engine *engine, const void *row, const struct sum *run, int32_t *needed) {
   bool fits = true;
   for (int64_t e = 0; e < engine->shape.value_width; e++) {
-    int64_t magnitude = magnitude_of(real_at(engine, row, e));
+    int64_t magnitude = worker_magnitude(real_at(engine, row, e));
     bool holds = shift_holds(engine->precision, run->shift[e], magnitude);
     needed[e] = holds ? SHIFT_NONE : shift_for(engine->precision, magnitude);
     fits = fits && holds;
@@ -153,15 +180,17 @@ static bool row_fits(const struct engine *engine, const void *row, const struct 
   return fits;
 }
 
+/* How many shifts are neither 0 nor `other`. */
+VECTORS static int64_t count_shifted(int64_t n, const int32_t *shift, int32_t other) {
+  int64_t n_shifted = 0;
+  for (int64_t e = 0; e < n; e++) n_shifted += (shift[e] != 0) & (shift[e] != other);
+  return n_shifted;
+}
+
 /* Whether all columns are as they are for ordinary values, and hold the tile's. */
 static bool is_ordinary(const struct engine *engine, const struct worker *worker, const struct sum *run) {
-  double largest = 0;
-  for (int64_t e = 0; e < engine->shape.value_width; e++) {
-    if (run->shift[e] != 0) return false;
-    double peak = real_at(engine, worker->peak, e);
-    largest = peak > largest ? peak : largest;
-  }
-  return shift_holds(engine->precision, 0, magnitude_of(largest));
+  return count_shifted(engine->shape.value_width, run->shift, 0) == 0 &&
+         shift_holds(engine->precision, 0, worker_magnitude(worker->largest_value));
 }
 
 int64_t worker_settle_shifts(const struct engine *engine, struct worker *worker, int64_t n, const void *v,
@@ -248,9 +277,8 @@ struct kernel_queries worker_cut_queries(const struct engine *engine, const stru
 }
 
 const void *worker_scale(const struct engine *engine, const int32_t *shift, int sign, void *scale) {
-  int64_t width = engine->shape.value_width, n_ordinary = 0;
-  while (n_ordinary < width && (shift[n_ordinary] == 0 || shift[n_ordinary] == SHIFT_NONE)) n_ordinary++;
-  if (n_ordinary == width) return NULL;
+  int64_t width = engine->shape.value_width;
+  if (count_shifted(width, shift, SHIFT_NONE) == 0) return NULL;
   for (int64_t e = 0; e < width; e++) {
     set_real(engine, scale, e, shift[e] == SHIFT_NONE ? 1 : ldexp(1, sign * shift[e]));
   }

@@ -29,6 +29,9 @@ struct refusal {
   int64_t head, token;
 };
 
+/* What is wrong with a row's numbers, if anything. */
+enum refusal_kind worker_blame(const struct engine *engine, const void *row, int64_t width);
+
 struct worker {
   void *scratch;
   struct sum run, raised, view, before;
@@ -37,6 +40,7 @@ struct worker {
   double *half_norm;       /* [tile] */
   double *query_half_norm; /* [heads_per_key][tile] */
   void *peak, *query_peak; /* real bits [E], [D] */
+  double largest_value;    /* of peak */
   int32_t *shift;          /* [E] of the tile */
   void *v_scale;           /* real [E] */
   void *out_scale;         /* real [E] */
@@ -59,6 +63,9 @@ void worker_place(const struct engine *engine, void *memory, struct worker *work
  * norms of the keys, peaks of the values. False: refusal filled, its token counted from the tile. */
 bool worker_measure_keys(const struct engine *engine, struct worker *worker, const struct row_transform *transform,
                          struct kernel_keys *keys, struct refusal *refusal);
+
+/* |x| < 2^result; BINNED_NONE for 0. */
+int64_t worker_magnitude(double x);
 
 /* The values' part of it: fills worker->peak; false at the first row that is not finite. n is of any size. */
 bool worker_measure_values(const struct engine *engine, struct worker *worker, int64_t n, const void *v,

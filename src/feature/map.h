@@ -42,4 +42,9 @@ bool map_needs_key_max(const struct favor_problem *problem);
 /* Whether a normaliser can vanish under this eps, from map_eps. */
 bool map_can_vanish(enum favor_map map, double eps);
 
+/* Whether phi(q).phi(k), all of it above 0, estimates exp(q~.k~), and not some other kernel. */
+static inline bool map_estimates_softmax(enum favor_map map) {
+  return map == FAVOR_MAP_POSITIVE || map == FAVOR_MAP_HYPERBOLIC || map == FAVOR_MAP_OPRF;
+}
+
 #endif

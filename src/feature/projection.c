@@ -46,8 +46,7 @@ static const struct {
     [FAVOR_PROJECTION_SIMPLEX] = {turn_simplex, false},
 };
 
-/* The seed of everything drawn for one layer and redraw. */
-static uint64_t seed_of(const struct projection_name *name) {
+uint64_t projection_seed(const struct projection_name *name) {
   return random_bits(&(struct random_stream){.key = {(uint32_t)name->seed, (uint32_t)(name->seed >> 32)},
                                              .words = {(uint32_t)name->redraw, (uint32_t)(name->redraw >> 32)}},
                      name->layer);
@@ -68,7 +67,7 @@ enum favor_status projection_draw(enum favor_projection kind, enum favor_row_nor
     for (int64_t i = 0; i < features * width; i++) w[i] = i / width == i % width;
     return FAVOR_OK;
   }
-  uint64_t seed = seed_of(name);
+  uint64_t seed = projection_seed(name);
   struct random_stream entries = random_stream(seed, RANDOM_PROJECTION, (uint64_t)name->key_head, 0);
   struct random_stream lengths = random_stream(seed, RANDOM_ROW_NORM, (uint64_t)name->key_head, 0);
   double *block = work, *rest = work + width * width;
@@ -128,7 +127,7 @@ static void draw_signs(const struct random_stream *stream, int64_t n, double *si
 
 void projection_draw_hadamard(enum favor_row_norm row_norm, const struct projection_name *name, int64_t features,
                               int64_t width, double *work, double *signs, double *lengths, double *w) {
-  uint64_t seed = seed_of(name);
+  uint64_t seed = projection_seed(name);
   int64_t padded = projection_hadamard_width(width);
   struct random_stream bits = random_stream(seed, RANDOM_SIGN, (uint64_t)name->key_head, 0);
   struct random_stream normals = random_stream(seed, RANDOM_ROW_NORM, (uint64_t)name->key_head, 0);

@@ -12,6 +12,9 @@ struct projection_name {
   int64_t key_head; /* 0 where the projection is shared */
 };
 
+/* The seed of everything that is drawn for one layer and redraw; the key head is no part of it. */
+uint64_t projection_seed(const struct projection_name *name);
+
 /* w [features][width] is a function of its arguments alone (and of the LAPACK that runs: draw on one rank).
  * work holds projection_work_count(width) doubles. Errors: FAVOR_EINTERNAL (LAPACK refuses). */
 size_t projection_work_count(int64_t width);

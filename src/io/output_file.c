@@ -36,6 +36,7 @@ struct favor_output_file {
   bool is_published; /* rank 0: it has its final name */
   struct identity identity;
   int fd;
+  int image; /* rank 0: the temporary as it was laid out, in memory */
   struct output_tensor *tensors;
   int n_tensors;
   int64_t buffer_bytes;
@@ -83,6 +84,7 @@ static void destroy(struct favor_output_file **file) {
   *file = NULL;
   if (!destroyed) return;
   if (destroyed->fd >= 0) close(destroyed->fd);
+  if (destroyed->image >= 0) close(destroyed->image);
   for (int i = 0; destroyed->tensors && i < destroyed->n_tensors; i++) free(destroyed->tensors[i].name);
   free(destroyed->tensors);
   free(destroyed->buffer);
@@ -94,7 +96,7 @@ static void destroy(struct favor_output_file **file) {
 static struct favor_output_file *allocate(struct favor_context *context, const struct favor_output_spec *spec) {
   struct favor_output_file *file = calloc(1, sizeof *file);
   if (file) {
-    *file = (struct favor_output_file){.context = context, .fd = -1};
+    *file = (struct favor_output_file){.context = context, .fd = -1, .image = -1};
     if (copy_spec(file, spec)) return file;
   }
   dist_fail(context, FAVOR_ENOMEM, "no memory to create %s", spec->path);
@@ -132,7 +134,7 @@ static void create_part(struct favor_output_file *file, const struct favor_outpu
     dist_fail(file->context, FAVOR_ENOMEM, "no memory to create %s", spec->path);
     return;
   }
-  file->has_part = output_layout_create(file->context, spec, file->part, offsets) == FAVOR_OK;
+  file->has_part = output_layout_create(file->context, spec, file->part, offsets, &file->image) == FAVOR_OK;
   if (file->has_part && !identify(file->part, &file->identity))
     dist_fail(file->context, FAVOR_ECREATE, "cannot create %s: it vanished", file->part);
   for (int i = 0; i < spec->n_tensors; i++) file->tensors[i].offset = offsets[i];
@@ -219,6 +221,14 @@ enum favor_status favor_output_write(struct favor_output_file *file, int index, 
   struct slab_walk walk = slab_walk_start(&tensor->shape, &whole, group_heads, false, file->buffer_bytes);
   while (status == FAVOR_OK && slab_walk_next(&walk)) status = write_piece(file, tensor, &walk, precision, data);
   return status;
+}
+
+const char *favor_output_part(const struct favor_output_file *file) { return file->part; }
+
+enum favor_status favor_output_set_attributes(struct favor_output_file *file, const struct favor_attribute *attributes,
+                                              int n_attributes) {
+  if (!file->has_part) return FAVOR_OK;
+  return output_layout_set(file->context, attributes, n_attributes, file->part, file->fd, file->image);
 }
 
 /* ---- finishing --------------------------------------------------------------------------------------------------- */

@@ -221,16 +221,28 @@ static int copy_range(int from, int to, int64_t begin, int64_t end) {
   return error;
 }
 
-/* Copies all but the holes; 0 or an errno. */
-static int copy_data(int from, int to) {
+/* Hands every stretch of `file` that is not a hole to `take`; 0 or an errno. */
+static int for_each_stretch(int file, int (*take)(void *self, int64_t begin, int64_t end), void *self) {
   int64_t begin, end = 0;
-  while ((begin = lseek(from, end, SEEK_DATA)) >= 0) {
-    end = lseek(from, begin, SEEK_HOLE); /* the end of the file is a hole */
-    int error = end < 0 ? errno : copy_range(from, to, begin, end);
+  while ((begin = lseek(file, end, SEEK_DATA)) >= 0) {
+    end = lseek(file, begin, SEEK_HOLE); /* the end of the file is a hole */
+    int error = end < 0 ? errno : take(self, begin, end);
     if (error != 0) return error;
   }
   return errno == ENXIO ? 0 : errno;
 }
+
+struct copy {
+  int from, to;
+};
+
+static int copy_stretch(void *self, int64_t begin, int64_t end) {
+  const struct copy *copy = self;
+  return copy_range(copy->from, copy->to, begin, end);
+}
+
+/* Copies all but the holes; 0 or an errno. */
+static int copy_data(int from, int to) { return for_each_stretch(from, copy_stretch, &(struct copy){from, to}); }
 
 static enum favor_status create_part(struct favor_context *context, const char *path, const char *part, int image) {
   struct stat stat;
@@ -249,17 +261,110 @@ static enum favor_status create_part(struct favor_context *context, const char *
 }
 
 enum favor_status output_layout_create(struct favor_context *context, const struct favor_output_spec *spec,
-                                       const char *part, int64_t *offsets) {
+                                       const char *part, int64_t *offsets, int *image) {
   enum favor_status status = check_target(context, spec);
   if (status != FAVOR_OK) return status;
   if (!is_countable(spec)) return dist_fail(context, FAVOR_ECREATE, "%s would be too large", spec->path);
-  int image = memfd_create("favor_layout", MFD_CLOEXEC);
-  if (image < 0) return fail_create(context, part, errno);
+  *image = memfd_create("favor_layout", MFD_CLOEXEC);
+  if (*image < 0) return fail_create(context, part, errno);
   struct hdf5_quiet quiet;
   hdf5_quiet_begin(&quiet);
-  status = lay_out(context, spec, part, image, offsets);
+  status = lay_out(context, spec, part, *image, offsets);
   hdf5_quiet_end(&quiet);
-  if (status == FAVOR_OK) status = create_part(context, spec->path, part, image);
-  close(image);
+  return status == FAVOR_OK ? create_part(context, spec->path, part, *image) : status;
+}
+
+/* ---- other values ------------------------------------------------------------------------------------------------ */
+
+/* A value of the same size in the place of the old one. */
+static bool replace_attribute(hid_t file, const struct favor_attribute *attribute) {
+  bool is_integer = attribute->kind == FAVOR_ATTRIBUTE_INTEGER;
+  hid_t id = H5Aopen(file, attribute->name, H5P_DEFAULT), type = id >= 0 ? H5Aget_type(id) : H5I_INVALID_HID;
+  bool is_same_kind = attribute->kind != FAVOR_ATTRIBUTE_TEXT && type >= 0 &&
+                      H5Tequal(type, is_integer ? H5T_STD_I64LE : H5T_IEEE_F64LE) > 0;
+  const void *data = is_integer ? (const void *)&attribute->integer : (const void *)&attribute->number;
+  bool is_replaced = is_same_kind && H5Awrite(id, type, data) >= 0;
+  hdf5_release(type);
+  hdf5_release(id);
+  return is_replaced;
+}
+
+/* `image` is a whole file in memory. */
+static enum favor_status replace_attributes(struct favor_context *context, const struct favor_attribute *attributes,
+                                            int n_attributes, const char *part, int image) {
+  char name[64];
+  snprintf(name, sizeof name, "/proc/self/fd/%d", image);
+  hid_t access = H5Pcreate(H5P_FILE_ACCESS);
+  H5Pset_fapl_stdio(access);
+  hid_t file = H5Fopen(name, H5F_ACC_RDWR, access);
+  hdf5_release(access);
+  if (file < 0) return dist_fail(context, FAVOR_EIO, "cannot open the layout of %s (%s)", part, hdf5_reason().text);
+  enum favor_status status = FAVOR_OK;
+  for (int i = 0; i < n_attributes && status == FAVOR_OK; i++) {
+    if (!replace_attribute(file, &attributes[i]))
+      status =
+          dist_fail(context, FAVOR_EUSAGE, "%s has no attribute %s of this kind to change", part, attributes[i].name);
+  }
+  if (H5Fclose(file) >= 0) return status;
+  return dist_fail(context, FAVOR_EIO, "cannot close the layout of %s (%s)", part, hdf5_reason().text);
+}
+
+struct change {
+  int before, after, file;
+};
+
+/* Writes to the file what differs between before and after. */
+static int write_changes(void *self, int64_t begin, int64_t end) {
+  const struct change *change = self;
+  char before[COPY_BYTES], after[COPY_BYTES];
+  int error = 0;
+  for (int64_t at = begin; at < end && error == 0; at += COPY_BYTES) {
+    size_t bytes = (size_t)(end - at < COPY_BYTES ? end - at : COPY_BYTES), first = 0;
+    error = positioned_read(change->before, before, bytes, at);
+    if (error == 0) error = positioned_read(change->after, after, bytes, at);
+    while (first < bytes && error == 0) {
+      while (first < bytes && before[first] == after[first]) first++;
+      size_t last = first;
+      while (last < bytes && before[last] != after[last]) last++;
+      if (last > first) error = positioned_write(change->file, after + first, last - first, at + (int64_t)first);
+      first = last;
+    }
+  }
+  return error;
+}
+
+/* A copy of a file in memory with its holes; a descriptor, or -1 with errno. */
+static int copy_image(int image, int64_t bytes) {
+  int copy = memfd_create("favor_layout", MFD_CLOEXEC);
+  int error = copy < 0 || ftruncate(copy, bytes) != 0 ? errno : copy_data(image, copy);
+  if (error == 0) return copy;
+  if (copy >= 0) close(copy);
+  errno = error;
+  return -1;
+}
+
+/* The image becomes `after`, and the file follows it; 0 or an errno. HDF5 that moved something would have changed the
+ * size. */
+static int follow(int after, int64_t bytes, int fd, int image) {
+  struct stat stat;
+  if (fstat(after, &stat) != 0) return errno;
+  if (stat.st_size != bytes) return EIO;
+  int error = for_each_stretch(after, write_changes, &(struct change){image, after, fd});
+  if (error == 0) error = dup3(after, image, O_CLOEXEC) < 0 ? errno : 0;
+  return error;
+}
+
+enum favor_status output_layout_set(struct favor_context *context, const struct favor_attribute *attributes,
+                                    int n_attributes, const char *part, int fd, int image) {
+  struct stat stat;
+  int after = fstat(image, &stat) == 0 ? copy_image(image, stat.st_size) : -1;
+  if (after < 0) return dist_fail(context, FAVOR_EIO, "cannot copy the layout of %s: %s", part, strerror(errno));
+  struct hdf5_quiet quiet;
+  hdf5_quiet_begin(&quiet);
+  enum favor_status status = replace_attributes(context, attributes, n_attributes, part, after);
+  hdf5_quiet_end(&quiet);
+  int error = status == FAVOR_OK ? follow(after, stat.st_size, fd, image) : 0;
+  if (error != 0) status = dist_fail(context, FAVOR_EIO, "writing attributes of %s failed: %s", part, strerror(error));
+  close(after);
   return status;
 }

@@ -1,10 +1,10 @@
 /* Tiles on BLAS products: the element-wise parts are loops that the compiler turns into vectors. */
-#include <cblas.h>
 #include <float.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
 
+#include "kernel/gemm.h"
 #include "kernel/kernel.h"
 
 enum { TILE = 64, RUN_TILES = 4 };
@@ -26,24 +26,7 @@ static bool is_supported(void) { return true; }
 #endif
 #pragma GCC optimize("O3")
 
-/* An OpenBLAS built without threads keeps its buffers without locks: concurrent calls give wrong numbers (seen with
- * Debian 12's libopenblas0-serial, 0.3.21). The pthread build, kept to one thread, is safe and is what
- * jobs/common.sh installs; under the other one threads take turns. */
-#define GEMM_IN_TURN(call)                                                                                             \
-  do {                                                                                                                 \
-    if (openblas_get_parallel() != OPENBLAS_SEQUENTIAL) {                                                              \
-      call;                                                                                                            \
-    } else {                                                                                                           \
-      _Pragma("omp critical(favor_gemm)") call;                                                                        \
-    }                                                                                                                  \
-  } while (0)
-
-#define DEFINE_PRODUCTS(REAL, PREFIX, SUFFIX)                                                                          \
-  static void gemm_##SUFFIX(CBLAS_TRANSPOSE ta, CBLAS_TRANSPOSE tb, int64_t m, int64_t n, int64_t k, const REAL *a,    \
-                            int64_t lda, const REAL *b, int64_t ldb, REAL beta, REAL *c, int64_t ldc) {                \
-    GEMM_IN_TURN(cblas_##PREFIX##gemm(CblasRowMajor, ta, tb, (int)m, (int)n, (int)k, 1, a, (int)lda, b, (int)ldb,      \
-                                      beta, c, (int)ldc));                                                             \
-  }                                                                                                                    \
+#define DEFINE_PRODUCTS(REAL, SUFFIX)                                                                                  \
   static void product_nt_##SUFFIX(int64_t m, int64_t n, int64_t k, const REAL *a, int64_t lda, const REAL *b,          \
                                   int64_t ldb, REAL *c, int64_t ldc) {                                                 \
     gemm_##SUFFIX(CblasNoTrans, CblasTrans, m, n, k, a, lda, b, ldb, 0, c, ldc);                                       \
@@ -57,8 +40,8 @@ static bool is_supported(void) { return true; }
     gemm_##SUFFIX(CblasTrans, CblasNoTrans, m, n, k, a, lda, b, ldb, 1, c, ldc);                                       \
   }
 
-DEFINE_PRODUCTS(float, s, f32)
-DEFINE_PRODUCTS(double, d, f64)
+DEFINE_PRODUCTS(float, f32)
+DEFINE_PRODUCTS(double, f64)
 
 /* 2^x on [-1/2, 1/2] as 1 + x p(x), p interpolating (2^x - 1) / x at the Chebyshev nodes: 1 exactly at 0.
  * Largest relative errors 5.1e-9 (degree 6) and 1.2e-19 (degree 12). */

@@ -281,6 +281,7 @@ struct NAME(waiting) {
   int n_parts;
   int64_t end[MAX_PARTS]; /* of each part */
   bool is_first;          /* S was empty before them */
+  const FACTOR *value;    /* their values, scratch->e_row apart: in scratch, or where they came from */
 };
 
 struct NAME(scratch) {

@@ -160,7 +160,9 @@ static int64_t NAME(causal_part)(const struct kernel_job *job, const struct kern
                                  struct kernel_sum *sum, struct kernel_sum *before, struct NAME(scratch) * scratch) {
   struct NAME(tokens) part = NAME(part_of)(keys, begin, keys->n);
   int64_t n = NAME(take_keys)(job, &part, sum, scratch);
-  NAME(pack_values)(job, keys, begin, n, scratch);
+  /* Products go through whole blocks of keys. */
+  bool is_in_place = n % ROWS == 0 && NAME(are_packed)(job, keys, scratch);
+  NAME(bring_values)(is_in_place, job, keys, begin, n, scratch);
   NAME(transpose_keys)(n, scratch);
   enum NAME(place) place = state->is_empty && sum->is_empty     ? NAME(NO_STATE)
                            : NAME(is_near)(job, state, scratch) ? NAME(NEAR_STATE)

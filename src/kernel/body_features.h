@@ -190,21 +190,25 @@ INLINE void NAME(guess_top)(const int n_signs, struct NAME(pass) * pass, VEC u, 
   pass->token_top[pass->at + i] = NAME(largest)(highest) + NAME(GUESS_ABOVE);
 }
 
-/* Asks for row i to come to the second-level cache. Past the end of an array it is an address and no more. */
-INLINE void NAME(fetch_row)(const REAL *x, int64_t stride, int64_t width, int64_t i) {
-  enum { LINE = 64 };
-  uintptr_t row = (uintptr_t)x + (uintptr_t)(i * stride) * sizeof *x;
-  for (size_t at = 0; at < (size_t)width * sizeof *x; at += LINE) __builtin_prefetch((const void *)(row + at), 0, 2);
+/* A panel's share of rows [first, first + n_rows): every n_panels-th line is asked to come to the second-level cache.
+ * Past the end of an array it is an address and no more. Rows are the inner loop, without branches: these instructions
+ * stand between two products. */
+INLINE void NAME(fetch_rows)(const REAL *x, int64_t stride, int64_t width, int64_t first, const int n_rows,
+                             const struct NAME(pass) * pass) {
+  enum { LINE = 64 / sizeof(REAL) };
+  uintptr_t row_bytes = (uintptr_t)stride * sizeof *x, row = (uintptr_t)x + (uintptr_t)first * row_bytes;
+  for (int64_t at = pass->panel * LINE; at < width; at += pass->n_panels * LINE) {
+    uintptr_t line = row + (uintptr_t)at * sizeof *x;
+    UNROLL for (int i = 0; i < n_rows; i++) __builtin_prefetch((const void *)(line + (uintptr_t)i * row_bytes), 0, 2);
+  }
 }
 
 /* A panel's share of n_rows tokens of the next tile, while this one is computed with. */
-static void NAME(fetch_ahead)(const struct NAME(pass) * pass, const struct kernel_shape *shape, int n_rows,
+INLINE void NAME(fetch_ahead)(const struct NAME(pass) * pass, const struct kernel_shape *shape, const int n_rows,
                               int64_t at) {
   const struct NAME(tokens) *tokens = pass->tokens;
-  for (int64_t i = pass->panel; i < n_rows; i += pass->n_panels) {
-    NAME(fetch_row)(tokens->x, tokens->stride, shape->key_width, at + TILE + i);
-    NAME(fetch_row)(tokens->companion, tokens->companion_stride, shape->value_width, at + TILE + i);
-  }
+  NAME(fetch_rows)(tokens->x, tokens->stride, shape->key_width, at + TILE, n_rows, pass);
+  NAME(fetch_rows)(tokens->companion, tokens->companion_stride, shape->value_width, at + TILE, n_rows, pass);
 }
 
 /* h = H + eta of token i, past the last that of the last: -eta, and what the exponents are taken down by. */

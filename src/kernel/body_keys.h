@@ -13,6 +13,7 @@ static bool NAME(is_beyond)(const struct NAME(scratch) * scratch) {
 INLINE void NAME(add_block)(const int n_vectors, int64_t r, int64_t at, const struct NAME(scratch) * scratch,
                             REAL *const s[ROWS]) {
   const struct NAME(waiting) *waiting = &scratch->waiting;
+  const FACTOR *value = waiting->value + at;
   VEC sum[ROWS][COLUMNS];
   const FACTOR *key[ROWS];
   UNROLL for (int i = 0; i < ROWS; i++) {
@@ -24,7 +25,7 @@ INLINE void NAME(add_block)(const int n_vectors, int64_t r, int64_t at, const st
   int64_t j = 0;
   for (int part = 0; part < waiting->n_parts; part++) {
     int64_t end = waiting->end[part] / PAIR;
-    NAME(multiply)(n_vectors, j, end, key, scratch->key_row, scratch->value + at, scratch->e_row, sum);
+    NAME(multiply)(n_vectors, j, end, key, scratch->key_row, value, scratch->e_row, sum);
     j = end;
     const REAL *lift = scratch->lift + part * scratch->m_row + r;
     bool is_lifted = false;
@@ -179,6 +180,18 @@ static struct NAME(tokens) NAME(part_of)(const struct kernel_keys *keys, int64_t
                                .companion_stride = keys->v_stride};
 }
 
+/* Values [begin, begin + n), to be read in place or from scratch: all that wait alike. */
+static void NAME(bring_values)(bool is_in_place, const struct kernel_job *job, const struct kernel_keys *keys,
+                               int64_t begin, int64_t n, struct NAME(scratch) * scratch) {
+  struct NAME(waiting) *waiting = &scratch->waiting;
+  if (is_in_place) {
+    waiting->value = (const FACTOR *)keys->v + (begin - waiting->n) * scratch->e_row;
+  } else {
+    waiting->value = scratch->value;
+    NAME(pack_values)(job, keys, begin, n, scratch);
+  }
+}
+
 /* Parts end where tiles of a causal pass end, so that both do the same to the sum. */
 static void NAME(absorb_range)(const struct kernel_job *job, const struct kernel_keys *keys, int64_t begin, int64_t end,
                                struct kernel_sum *sum, struct NAME(scratch) * scratch) {
@@ -188,7 +201,7 @@ static void NAME(absorb_range)(const struct kernel_job *job, const struct kernel
     const struct NAME(waiting) *waiting = &scratch->waiting;
     if (waiting->n_parts == MAX_PARTS || waiting->n + part.n > TILE) NAME(add_waiting)(job, sum, scratch);
     int64_t n = NAME(take_keys)(job, &part, sum, scratch);
-    NAME(pack_values)(job, keys, begin, n, scratch);
+    NAME(bring_values)(NAME(are_packed)(job, keys, scratch), job, keys, begin, n, scratch);
     NAME(add_part)(job, n, sum, scratch);
     begin += n;
   }

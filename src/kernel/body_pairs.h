@@ -86,6 +86,15 @@ static void NAME(scale_factors)(FACTOR *x, int64_t n, REAL factor) {
 
 /* ---- values and states ------------------------------------------------------------------------------------------- */
 
+/* Values are never pairs of them. */
+INLINE bool NAME(are_packed)(const struct kernel_job *job, const struct kernel_keys *keys,
+                             const struct NAME(scratch) * scratch) {
+  (void)job;
+  (void)keys;
+  (void)scratch;
+  return false;
+}
+
 /* Values [begin, begin + n) at their scale, padded with zeros to vectors and to whole blocks of keys. */
 static void NAME(pack_values)(const struct kernel_job *job, const struct kernel_keys *keys, int64_t begin, int64_t n,
                               const struct NAME(scratch) * scratch) {
@@ -234,5 +243,5 @@ INLINE void NAME(weigh_values)(const int n_vectors, int64_t first, int64_t at, c
                                VEC sum[ROWS][COLUMNS]) {
   const FACTOR *row[ROWS];
   UNROLL for (int i = 0; i < ROWS; i++) row[i] = scratch->pair + i * (COLUMN_ROW / PAIR);
-  NAME(multiply)(n_vectors, 0, (first + ROWS) / PAIR, row, 1, scratch->value + at, scratch->e_row, sum);
+  NAME(multiply)(n_vectors, 0, (first + ROWS) / PAIR, row, 1, scratch->waiting.value + at, scratch->e_row, sum);
 }

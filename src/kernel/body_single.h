@@ -48,6 +48,12 @@ static int64_t NAME(token_row)(const struct NAME(tokens) * tokens, const struct 
   return tokens->stride;
 }
 
+/* Whether values are what pack_values would make of them. */
+INLINE bool NAME(are_packed)(const struct kernel_job *job, const struct kernel_keys *keys,
+                             const struct NAME(scratch) * scratch) {
+  return !keys->v_scale && keys->v_stride == scratch->e_row && job->shape->value_width == scratch->e_row;
+}
+
 /* Values [begin, begin + n) at their scale, padded with zeros to vectors. */
 static void NAME(pack_values)(const struct kernel_job *job, const struct kernel_keys *keys, int64_t begin, int64_t n,
                               const struct NAME(scratch) * scratch) {
@@ -137,7 +143,7 @@ static void NAME(pair_totals)(int64_t first, const struct NAME(scratch) * scratc
 /* sum += weights times values of keys 0 .. i, columns [at, at + n_vectors vectors), for each query i of ROWS. */
 INLINE void NAME(weigh_values)(const int n_vectors, int64_t first, int64_t at, const struct NAME(scratch) * scratch,
                                VEC sum[ROWS][COLUMNS]) {
-  const FACTOR *row[ROWS], *value = scratch->value + at;
+  const FACTOR *row[ROWS], *value = scratch->waiting.value + at;
   UNROLL for (int i = 0; i < ROWS; i++) row[i] = scratch->pair + i * COLUMN_ROW;
   NAME(multiply)(n_vectors, 0, first + 1, row, 1, value, scratch->e_row, sum);
   UNROLL for (int j = 1; j < ROWS; j++) { /* key first + j is for the queries from there on */

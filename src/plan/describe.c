@@ -1,6 +1,6 @@
 #include <stdio.h>
 
-#include "plan/plan.h"
+#include "plan/method.h"
 
 void favor_plan_shard(const struct favor_plan *plan, struct favor_shard *shard) {
   int64_t heads = plan->engine.heads_per_key;
@@ -19,6 +19,7 @@ void favor_plan_step(const struct favor_plan *plan, int64_t index, struct favor_
 }
 
 static const char *scan_name(const struct favor_plan *plan) {
+  if (plan->method && plan->method->has_states && plan->grid.tokens > 1) return "doubling"; /* dist_axis_scan */
   if (!plan->schedule.has_spans) return "none";
   if (!plan->problem.is_causal) return "allreduce";
   for (int parity = 0; parity < 2; parity++) {
@@ -31,7 +32,7 @@ void favor_plan_info(const struct favor_plan *plan, struct favor_plan_info *info
   const struct favor_problem *problem = &plan->problem;
   double rows = (double)problem->tokens * (double)problem->batch * (double)problem->heads;
   *info = (struct favor_plan_info){
-      .kernel = plan->engine.kernel->name,
+      .kernel = plan->method && plan->method->kernel ? plan->method->kernel : plan->engine.kernel->name,
       .scan = scan_name(plan),
       .grid_heads = plan->grid.heads,
       .grid_tokens = plan->grid.tokens,
@@ -39,7 +40,8 @@ void favor_plan_info(const struct favor_plan *plan, struct favor_plan_info *info
       .cores = binding_cores(plan->binding),
       .is_bound = binding_is_partial(plan->binding),
       .binding = binding_name(plan->binding),
-      .tile_tokens = plan->engine.kernel->tile_tokens,
+      .tile_tokens =
+          plan->method && plan->method->tile_tokens > 0 ? plan->method->tile_tokens : plan->engine.kernel->tile_tokens,
       .run_tokens = plan->tokens.run_tokens,
       .block_tokens = plan->schedule.block_tokens,
       .state_bytes = plan->unit_bytes * (size_t)(problem->batch * problem->kv_heads),
@@ -51,10 +53,9 @@ void favor_plan_info(const struct favor_plan *plan, struct favor_plan_info *info
                ((double)plan->engine.shape.directions * (double)problem->key_width +
                 (double)plan->engine.shape.features * (double)problem->value_width),
   };
-  if (plan->schedule.kind == SCHEDULE_COPY) {
-    info->flops = 0;
-    info->state_bytes = 0;
-  }
+  if (schedule_has_states(&plan->schedule)) return;
+  info->flops = plan->method ? plan->method->flops(plan) : 0;
+  if (!plan->method || !plan->method->has_states) info->state_bytes = 0;
 }
 
 void favor_plan_describe(const struct favor_plan *plan, char *text, size_t size) {

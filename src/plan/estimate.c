@@ -211,12 +211,14 @@ static bool set_full(struct estimate *estimate, int64_t unit, int64_t width, str
   return true;
 }
 
-/* Bc, and what the columns of biases hold: see transform.h, and plan.c for those of W. */
+/* Bc, what the columns of biases hold, and what is common to all: see transform.h, and plan.c for those of W. */
 static void set_oprf(const struct favor_plan *plan, double a, struct row_transform *transform) {
   const struct favor_problem *problem = &plan->problem;
-  const double factor = sqrt(problem->scale) / 0.693147180559945309417232121458176568;
+  const double ln2 = 0.693147180559945309417232121458176568, width = (double)problem->key_width;
+  const double factor = sqrt(problem->scale) / ln2;
   const double bias = 2 * a * plan_bias_unit(plan) / sqrt(problem->scale);
   transform->factor = sqrt(1 - 4 * a);
+  transform->log2_common = width / 2 * log2(1 - 4 * a) + 2 * a * width / ln2;
   transform->bias[0] = bias;
   if (problem->precision != FAVOR_PRECISION_BF16) return;
   /* What the kernel rounds is the product with its factor. */

@@ -3,13 +3,14 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "plan/method.h"
 
 static int64_t n_units(const struct favor_plan *plan) { return range_count(plan->units); }
 
 /* Since the plan was made. */
 static int64_t bytes_sent(const struct favor_plan *plan) {
   const struct dist_group *const groups[] = {plan->groups[0], plan->groups[1], plan->estimate.group};
-  int64_t bytes = 0;
+  int64_t bytes = plan->axis ? dist_axis_bytes_sent(plan->axis) : 0;
   for (size_t i = 0; i < sizeof groups / sizeof groups[0]; i++) {
     if (groups[i]) bytes += dist_group_bytes_sent(groups[i]);
   }
@@ -108,6 +109,20 @@ static enum favor_status meet(struct favor_plan *plan, enum favor_verb verb) {
   return status;
 }
 
+/* A rank that failed, or whose input cannot be computed with, tells the others before they need its tokens. */
+static enum favor_status attend_whole(struct favor_plan *plan, const struct step_arrays *arrays) {
+  if (plan->outcome != FAVOR_OK) return plan->outcome; /* agreed before */
+  if (!dist_has_failed(plan->context)) {
+    execute_check(plan, arrays, plan->schedule.shard);
+    plan_refuse(plan->context, &plan->refusal);
+  }
+  plan->outcome = dist_agree(plan->context, DIST_SITE_COMBINE, 0, "");
+  if (plan->outcome != FAVOR_OK) return plan->outcome;
+  plan->method->attend(plan, arrays);
+  plan->times.bytes_sent = bytes_sent(plan) - plan->bytes_sent_before;
+  return dist_has_failed(plan->context) ? plan->context->pending.code : FAVOR_OK;
+}
+
 enum favor_status favor_plan_run_step(struct favor_plan *plan, int64_t index, const struct favor_input *q,
                                       const struct favor_input *k, const struct favor_input *v,
                                       const struct favor_output *out) {
@@ -115,10 +130,15 @@ enum favor_status favor_plan_run_step(struct favor_plan *plan, int64_t index, co
   enum favor_verb verb = planned->step.verb;
   if (verb == FAVOR_COMBINE_BEGIN || verb == FAVOR_COMBINE_END || verb == FAVOR_ESTIMATE) return meet(plan, verb);
   double begin = clock_now_s();
-  if (plan->outcome != FAVOR_OK) return plan->outcome;
-  if (dist_has_failed(plan->context)) return plan->context->pending.code;
   struct step_arrays arrays = {.begin = planned->step.token_begin, .q = q, .k = k, .v = v, .out = out};
   struct range range = {planned->step.token_begin, planned->step.token_end};
+  if (verb == FAVOR_ATTEND) {
+    enum favor_status status = attend_whole(plan, &arrays);
+    plan->times.output_s += clock_now_s() - begin;
+    return status;
+  }
+  if (plan->outcome != FAVOR_OK) return plan->outcome;
+  if (dist_has_failed(plan->context)) return plan->context->pending.code;
   if (verb == FAVOR_MEASURE) {
     (plan->key_max.is_measured ? execute_key_max : execute_measure)(plan, &arrays, range);
     plan->times.features_state_s += clock_now_s() - begin;

@@ -19,6 +19,9 @@ void execute_absorb(struct favor_plan *plan, const struct step_arrays *arrays, s
 void execute_emit(struct favor_plan *plan, const struct step_arrays *arrays, struct range range, enum slot slot,
                   bool has_keys);
 
+/* Refuses what is not finite in q, k, v of a range. */
+void execute_check(struct favor_plan *plan, const struct step_arrays *arrays, struct range range);
+
 /* The values of a range as its outputs. */
 void execute_copy(struct favor_plan *plan, const struct step_arrays *arrays, struct range range);
 

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include "base/memory.h"
+#include "plan/method.h"
 
 /* Without a bound, a block takes at most this much. */
 #define DEFAULT_BLOCK_BYTES (INT64_C(64) << 20)
@@ -11,7 +12,7 @@ static int64_t n_units(const struct favor_plan *plan) { return range_count(plan-
 
 /* The slots that the schedule uses. */
 static bool has_slot(const struct favor_plan *plan, int slot) {
-  if (n_units(plan) == 0 || plan->schedule.kind == SCHEDULE_COPY) return false;
+  if (n_units(plan) == 0 || !schedule_has_states(&plan->schedule)) return false;
   const struct span *spans = plan->schedule.spans;
   if (slot == SLOT_OWN) return true;
   if (slot != SLOT_WAITING) return spans[slot - SLOT_SPAN_0].is_member;
@@ -50,12 +51,29 @@ size_t plan_fixed_bytes(const struct favor_plan *plan) {
   }
   m_d *= (size_t)plan->engine.shape.key_width;
   return estimate_bytes(plan) + key_max_bytes(plan) + n_states * plan->unit_bytes * (size_t)n_units(plan) +
-         (size_t)plan->threads * worker_whole_bytes(plan) +
+         (plan->method ? plan->method->bytes(plan) : 0) + (size_t)plan->threads * worker_whole_bytes(plan) +
          (size_t)plan->n_projections * (m_d * (sizeof(double) + plan->engine.real_bytes) + weights_bytes +
                                         (size_t)plan->transform_count * sizeof(double));
 }
 
+/* A method without states takes its shard at once. */
+static void choose_whole(struct favor_plan *plan) {
+  int64_t tokens = range_count(plan->schedule.shard), bound = plan->problem.memory_bytes;
+  int64_t fixed = (int64_t)plan_fixed_bytes(plan), bytes = tokens * (int64_t)plan_token_bytes(plan);
+  plan->schedule.block_tokens = tokens;
+  if (bound == 0 || fixed + bytes <= bound) return;
+  dist_fail(
+      plan->context, FAVOR_EUSAGE,
+      "%lld bytes of memory a rank are too few: this method keeps a rank's tokens in memory and needs %lld; use more "
+      "ranks",
+      (long long)bound, (long long)(fixed + bytes));
+}
+
 void plan_choose_block(struct favor_plan *plan) {
+  if (plan->method) {
+    if (!dist_has_failed(plan->context)) choose_whole(plan);
+    return;
+  }
   struct schedule *schedule = &plan->schedule;
   int64_t run = plan->tokens.run_tokens, most = range_count(schedule->shard);
   int64_t token_bytes = (int64_t)plan_token_bytes(plan), fixed = (int64_t)plan_fixed_bytes(plan);
@@ -127,6 +145,7 @@ void plan_allocate(struct favor_plan *plan) {
   plan->weights = memory_zeroed((size_t)n_units(plan), sizeof *plan->weights);
   if (!plan->weights) dist_fail(plan->context, FAVOR_ENOMEM, "no memory for %lld heads", (long long)n_units(plan));
   allocate_workers(plan);
+  if (plan->method) plan->method->allocate(plan);
   schedule_build(&plan->schedule);
   plan->schedule.steps = memory_zeroed((size_t)plan->schedule.n_steps, sizeof *plan->schedule.steps);
   if (plan->schedule.steps) {
@@ -147,10 +166,12 @@ void plan_free(struct favor_plan *plan) {
   free(plan->locks);
   for (int thread = 0; plan->workers && thread < plan->threads; thread++) free(plan->workers[thread]);
   free(plan->workers);
+  free(plan->method_data);
   free(plan->parts);
   binding_destroy(plan->binding);
   free(plan->schedule.steps);
   free(plan->offsets);
+  free(plan->tiles.before);
   free(plan->projection);
   free(plan->stored_projection);
   free(plan->transform);

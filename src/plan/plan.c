@@ -9,6 +9,7 @@
 #include "feature/map.h"
 #include "feature/projection.h"
 #include "plan/memory.h"
+#include "plan/method.h"
 
 /* Rows longer than this, times the longest token allowed, would leave the range of exponents. */
 #define LONGEST_PROJECTION_ROW 0x1p16
@@ -31,6 +32,7 @@ static void copy_problem(struct favor_plan *plan, const struct favor_problem *pr
   plan->problem = *problem;
   plan->problem.projection_data = NULL;
   plan->problem.estimates = NULL;
+  plan->length_rows = problem->features;
   if (problem->method != FAVOR_METHOD_FAVOR) reduce_to_one_feature(&plan->problem);
   if (problem->scale == 0) plan->problem.scale = 1 / sqrt((double)problem->key_width);
   int64_t n_segments = problem->segments ? problem->n_segments : 1;
@@ -45,15 +47,31 @@ static void copy_problem(struct favor_plan *plan, const struct favor_problem *pr
   plan->problem.n_segments = n_segments;
 }
 
-/* The reproducible state counts what it sums. */
+/* How many tokens become one addend of a sum: a run, or what the method says. */
+static int64_t addend_tokens(const struct favor_plan *plan) {
+  bool has_own = plan->method && plan->method->tile_tokens > 0;
+  return has_own ? plan->method->tile_tokens : engine_run_tokens(&plan->engine);
+}
+
+/* Reproducible sums count their addends: runs, or the tiles of a method without states. */
 static void check_longest_segment(struct favor_plan *plan) {
-  int64_t most = engine_run_tokens(&plan->engine) * (int64_t)BINNED_MAX_ADDENDS;
+  int64_t most = addend_tokens(plan) * (int64_t)BINNED_MAX_ADDENDS;
   for (int64_t s = 0; plan->offsets && s < plan->problem.n_segments; s++) {
     if (plan->offsets[s + 1] - plan->offsets[s] <= most) continue;
     dist_fail(plan->context, FAVOR_EUSAGE, "segment %lld has %lld tokens; at most %lld are possible with kernel %s",
               (long long)s, (long long)(plan->offsets[s + 1] - plan->offsets[s]), (long long)most,
               plan->engine.kernel->name);
     return;
+  }
+}
+
+static void number_tiles(struct favor_plan *plan) {
+  plan->tiles = (struct tiles){.tokens = &plan->tokens,
+                               .before = memory_zeroed((size_t)plan->tokens.n_segments + 1, sizeof(int64_t))};
+  if (plan->tiles.before) {
+    tiles_number(&plan->tiles);
+  } else {
+    dist_fail(plan->context, FAVOR_ENOMEM, "no memory for %lld segments", (long long)plan->tokens.n_segments);
   }
 }
 
@@ -69,15 +87,17 @@ static void choose_grid(struct favor_plan *plan) {
   plan->tokens = (struct tokens){.n_tokens = problem->tokens,
                                  .n_segments = problem->n_segments,
                                  .offsets = plan->offsets,
-                                 .run_tokens = engine_run_tokens(&plan->engine)};
+                                 .run_tokens = addend_tokens(plan)};
+  if (plan->method) number_tiles(plan);
   struct schedule *schedule = &plan->schedule;
-  schedule->kind = problem->method == FAVOR_METHOD_COPY ? SCHEDULE_COPY
-                   : problem->is_causal                 ? SCHEDULE_CAUSAL
-                                                        : SCHEDULE_BIDIRECTIONAL;
+  schedule->kind = plan->method                           ? SCHEDULE_WHOLE
+                   : problem->method == FAVOR_METHOD_COPY ? SCHEDULE_COPY
+                   : problem->is_causal                   ? SCHEDULE_CAUSAL
+                                                          : SCHEDULE_BIDIRECTIONAL;
   if (estimate_is_any_measured(&plan->estimate)) schedule->measure_needs = FAVOR_NEEDS_Q | FAVOR_NEEDS_K;
   if (plan->key_max.is_measured) schedule->measure_needs = FAVOR_NEEDS_K;
   schedule->tokens = &plan->tokens;
-  const bool has_states = schedule->kind != SCHEDULE_COPY;
+  const bool has_states = schedule_has_states(schedule);
   for (int64_t part = 0; has_states && part < plan->grid.tokens && !schedule->has_spans; part++) {
     tokens_spans(&plan->tokens, plan->grid.tokens, part, schedule->spans);
     schedule->has_spans = schedule->spans[0].is_member || schedule->spans[1].is_member;
@@ -228,8 +248,13 @@ static void choose_transform(struct favor_plan *plan, const double *data) {
   if (plan->engine.shape.key_width == problem->key_width) plan->engine.shape.hadamard_width = width;
 }
 
-/* A group a span and row of the grid, in two rounds. */
+/* A group a span and row of the grid, in two rounds; or the axis of a method. */
 static void make_groups(struct favor_plan *plan) {
+  if (plan->method) {
+    int64_t row_of_grid = plan->context->rank / plan->grid.tokens;
+    int color = row_of_grid < plan->grid.heads ? (int)row_of_grid : -1;
+    dist_axis_create(plan->context, color, plan->method->n_pieces(plan), &plan->axis);
+  }
   if (!plan->schedule.has_spans) return;
   int64_t row = plan->context->rank / plan->grid.tokens;
   for (int parity = 0; parity < 2; parity++) {
@@ -253,6 +278,7 @@ static enum favor_status create(struct favor_plan *plan, const struct favor_prob
                              map_signs(problem->map), problem->heads / problem->kv_heads, problem->scale);
   plan->engine.shape.map = map_rows(problem);
   if (problem->method != FAVOR_METHOD_FAVOR) plan->engine.half_norm_factor = 0;
+  plan->method = method_of(problem);
   estimate_choose(plan, estimates);
   key_max_choose(plan, estimates);
   choose_transform(plan, projection_data);
@@ -313,6 +339,7 @@ void favor_plan_destroy(struct favor_plan **plan) {
   for (int parity = 0; parity < 2; parity++) dist_group_destroy(&(*plan)->groups[parity]);
   estimate_free(&(*plan)->estimate);
   key_max_free(&(*plan)->key_max);
+  dist_axis_destroy(&(*plan)->axis);
   plan_free(*plan);
   free(*plan);
   *plan = NULL;

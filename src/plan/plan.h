@@ -9,12 +9,14 @@
 
 #include "core/attend.h"
 #include "dist/agree.h"
+#include "dist/axis.h"
 #include "dist/group.h"
 #include "plan/binding.h"
 #include "plan/cost.h"
 #include "plan/estimate.h"
 #include "plan/key_max.h"
 #include "plan/schedule.h"
+#include "plan/tiles.h"
 #include "plan/tokens.h"
 
 enum { N_SLOTS = SLOT_WAITING + 1 };
@@ -28,6 +30,8 @@ struct part {
   int64_t end;
 };
 
+struct method;
+
 struct favor_plan {
   struct favor_context *context;
   struct favor_problem problem; /* segments, kernel, projection_data and estimates are the plan's own */
@@ -38,6 +42,7 @@ struct favor_plan {
 
   int64_t *offsets; /* [n_segments + 1] */
   struct tokens tokens;
+  struct tiles tiles; /* of methods that need other ranks' tokens; else without numbers */
   struct range units; /* flat key heads of this rank */
   struct schedule schedule;
 
@@ -59,6 +64,10 @@ struct favor_plan {
   int64_t n_chunks;
   omp_lock_t *locks; /* [units][PLAN_SLICES]: of a slice of a unit's rows */
   struct dist_group *groups[2];
+  const struct method *method; /* NULL: with states, or none */
+  int64_t length_rows;         /* the features asked for: of a projected length */
+  void *method_data;
+  struct dist_axis *axis;
   struct worker **workers; /* [threads], each the head of memory that its thread touched first */
   struct part *parts;      /* [threads] */
   size_t memory_bytes;

@@ -3,7 +3,7 @@
 #include <string.h>
 
 #include "feature/map.h"
-#include "plan/plan.h"
+#include "plan/method.h"
 
 struct favor_problem favor_problem_default(void) {
   return (struct favor_problem){.batch = 1,
@@ -12,6 +12,9 @@ struct favor_problem favor_problem_default(void) {
                                 .key_width = 64,
                                 .value_width = 64,
                                 .features = 256,
+                                .window = -1,
+                                .lsh_rounds = 4,
+                                .lsh_chunk = 64,
                                 .kernel = "auto",
                                 .eps = -1};
 }
@@ -19,6 +22,7 @@ struct favor_problem favor_problem_default(void) {
 /* Widths and features are kept below 2^24 and arrays below 2^62 elements, so that products never overflow. */
 #define MAX_WIDTH (INT64_C(1) << 24)
 #define MAX_TOKENS (INT64_C(1) << 48)
+#define MAX_ROUNDS 64
 
 /* The projection times sqrt(scale) stays within float. */
 #define LEAST_SCALE 1e-30
@@ -29,10 +33,17 @@ static void check_sizes(struct favor_context *context, const struct favor_proble
     const char *name;
     int64_t value, least, most;
   } sizes[] = {
-      {"batch", problem->batch, 1, MAX_WIDTH},         {"heads", problem->heads, 1, MAX_WIDTH},
-      {"kv_heads", problem->kv_heads, 1, MAX_WIDTH},   {"tokens", problem->tokens, 0, MAX_TOKENS},
-      {"key width", problem->key_width, 1, MAX_WIDTH}, {"value width", problem->value_width, 1, MAX_WIDTH},
+      {"batch", problem->batch, 1, MAX_WIDTH},
+      {"heads", problem->heads, 1, MAX_WIDTH},
+      {"kv_heads", problem->kv_heads, 1, MAX_WIDTH},
+      {"tokens", problem->tokens, 0, MAX_TOKENS},
+      {"key width", problem->key_width, 1, MAX_WIDTH},
+      {"value width", problem->value_width, 1, MAX_WIDTH},
       {"features", problem->features, 1, MAX_WIDTH},
+      {"window", problem->window, -1, MAX_TOKENS},
+      {"global tokens", problem->global_tokens, 0, MAX_TOKENS},
+      {"lsh rounds", problem->lsh_rounds, 1, MAX_ROUNDS},
+      {"lsh chunk", problem->lsh_chunk, 1, MAX_TOKENS},
   };
   for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
     if (sizes[i].value >= sizes[i].least && sizes[i].value <= sizes[i].most) continue;
@@ -158,7 +169,7 @@ static void check_choices(struct favor_context *context, const struct favor_prob
     const char *name;
     int value, n;
   } choices[] = {
-      {"method", (int)problem->method, FAVOR_METHOD_COPY + 1},
+      {"method", (int)problem->method, FAVOR_METHOD_LSH + 1},
       {"map", (int)problem->map, FAVOR_MAP_IDENTITY + 1},
       {"key_max", (int)problem->key_max, FAVOR_KEY_MAX_TENSOR + 1},
       {"guard_rule", (int)problem->guard_rule, FAVOR_GUARD_SMALL + 1},
@@ -179,7 +190,7 @@ static void check_choices(struct favor_context *context, const struct favor_prob
     dist_fail(context, FAVOR_EUSAGE, "scale is %g: it must be from %g to %g, or 0 for width^-1/2", problem->scale,
               LEAST_SCALE, MOST_SCALE);
   }
-  check_map(context, problem);
+  if (problem->method == FAVOR_METHOD_FAVOR) check_map(context, problem);
   check_kernel(context, problem);
   /* A projection may be given on rank 0 only, and its rows may have any lengths. */
   if (problem->method == FAVOR_METHOD_FAVOR && problem->map == FAVOR_MAP_OPRF &&
@@ -199,8 +210,46 @@ static void check_choices(struct favor_context *context, const struct favor_prob
   if (problem->method != FAVOR_METHOD_FAVOR && problem->precision == FAVOR_PRECISION_BF16) {
     dist_fail(context, FAVOR_EUSAGE, "precision bf16 is for the products of method favor; use f32 or f64");
   }
+  const bool is_blas_only = problem->method != FAVOR_METHOD_FAVOR && problem->method != FAVOR_METHOD_MEAN &&
+                            problem->method != FAVOR_METHOD_COPY;
+  if (is_blas_only && strcmp(problem->kernel, "auto") && strcmp(problem->kernel, "blas")) {
+    dist_fail(context, FAVOR_EUSAGE, "this method has no products but those of BLAS; use kernel blas, or auto");
+  }
   if (problem->threads < 0 || problem->block_tokens < 0 || problem->memory_bytes < 0) {
     dist_fail(context, FAVOR_EUSAGE, "threads, block_tokens and memory_bytes must not be negative");
+  }
+}
+
+/* The window's weights are those of softmax: what is outside must be an estimate of them. */
+static void check_window(struct favor_context *context, const struct favor_problem *problem) {
+  if (problem->method != FAVOR_METHOD_FAVOR || problem->window < 0) return;
+  if (problem->global_tokens > 0) {
+    dist_fail(context, FAVOR_EUSAGE, "global tokens are for method window; with method favor leave them out");
+  }
+  if (!map_estimates_softmax(problem->map) || map_rows(problem)) {
+    dist_fail(context, FAVOR_EUSAGE,
+              "a window joins exact softmax with features that estimate it: use map positive, hyperbolic or oprf, "
+              "without eps and guard");
+  }
+  if (problem->precision == FAVOR_PRECISION_BF16) {
+    dist_fail(context, FAVOR_EUSAGE,
+              "a window with method favor has precisions f32 and f64; bf16 is for features alone");
+  }
+}
+
+static void check_method(struct favor_context *context, const struct favor_problem *problem) {
+  if (method_of(problem) && (problem->block_tokens > 0 || problem->scan != FAVOR_SCAN_AUTO)) {
+    dist_fail(context, FAVOR_EUSAGE,
+              "this method takes a rank's tokens at once, and its states meet in a way of its own; leave %s out",
+              problem->block_tokens > 0 ? "block_tokens" : "scan");
+  }
+  if (problem->method == FAVOR_METHOD_WINDOW && problem->window < 0) {
+    dist_fail(context, FAVOR_EUSAGE, "method window needs a window: how many tokens on each side, 0 or more");
+  }
+  if (problem->method == FAVOR_METHOD_LINFORMER && problem->is_causal) {
+    dist_fail(context, FAVOR_EUSAGE,
+              "method linformer cannot be causal: each of its rows is a sum over all tokens of a segment; leave causal "
+              "off, or use another method");
   }
 }
 
@@ -239,6 +288,8 @@ static void check_segments(struct favor_context *context, const struct favor_pro
 void problem_check(struct favor_context *context, const struct favor_problem *problem) {
   check_sizes(context, problem);
   check_choices(context, problem);
+  check_window(context, problem);
+  check_method(context, problem);
   check_grid(context, problem);
   check_segments(context, problem);
   if (!dist_has_failed(context)) estimate_check(context, problem);
@@ -266,6 +317,10 @@ uint64_t problem_digest(const struct favor_problem *problem, const struct kernel
                               (int64_t)problem->seed,
                               (int64_t)problem->layer,
                               (int64_t)problem->redraw,
+                              problem->window,
+                              problem->global_tokens,
+                              problem->lsh_rounds,
+                              problem->lsh_chunk,
                               (int64_t)problem->precision,
                               (int64_t)problem->key_shift,
                               (int64_t)problem->balance,

@@ -105,5 +105,8 @@ void schedule_build(struct schedule *schedule) {
   case SCHEDULE_COPY:
     add_blocks(schedule, FAVOR_EMIT, SLOT_OWN, schedule->shard, FAVOR_NEEDS_V | FAVOR_NEEDS_OUT);
     break;
+  case SCHEDULE_WHOLE:
+    add(schedule, FAVOR_ATTEND, SLOT_OWN, schedule->shard, NEEDS_ALL);
+    break;
   }
 }

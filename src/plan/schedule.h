@@ -25,7 +25,8 @@ struct planned_step {
 enum schedule_kind {
   SCHEDULE_BIDIRECTIONAL,
   SCHEDULE_CAUSAL,
-  SCHEDULE_COPY /* no states: values become outputs */
+  SCHEDULE_COPY, /* no states: values become outputs */
+  SCHEDULE_WHOLE /* no states: one step for all (plan/method.h) */
 };
 
 struct schedule {
@@ -39,6 +40,10 @@ struct schedule {
   struct planned_step *steps; /* NULL: only count */
   int64_t n_steps;
 };
+
+static inline bool schedule_has_states(const struct schedule *schedule) {
+  return schedule->kind == SCHEDULE_BIDIRECTIONAL || schedule->kind == SCHEDULE_CAUSAL;
+}
 
 /* Fills steps (where not NULL) and n_steps. */
 void schedule_build(struct schedule *schedule);

@@ -396,19 +396,44 @@ void execute_emit(struct favor_plan *plan, const struct step_arrays *arrays, str
   }
 }
 
-void execute_copy(struct favor_plan *plan, const struct step_arrays *arrays, struct range range) {
-  int64_t run = plan->tokens.run_tokens, n_runs = count_pieces(range, run);
+/* What the team does with one head's piece; false: refused. */
+typedef bool piece_function(const struct work *work, struct refusal *refusal);
+
+static bool check_piece(const struct work *work, struct refusal *refusal) {
+  struct piece_keys keys = keys_of(work);
+  struct kernel_queries queries = queries_of(work);
+  return attend_check(&work->plan->engine, own_worker(work->plan), plan_weights(work->plan, work->unit)->transform,
+                      &keys, &queries, refusal);
+}
+
+static bool copy_piece(const struct work *work, struct refusal *refusal) {
+  struct piece_keys keys = keys_of(work);
+  struct kernel_queries queries = queries_of(work);
+  return attend_copy(&work->plan->engine, own_worker(work->plan), &keys, &queries, refusal);
+}
+
+/* Every piece by itself. */
+static void for_pieces(struct favor_plan *plan, const struct step_arrays *arrays, struct range range,
+                       piece_function *function) {
+  enum { PIECE_TOKENS = 1024 };
+  int64_t n_pieces = count_pieces(range, PIECE_TOKENS);
 #pragma omp parallel num_threads(plan->threads)
   {
     binding_enter(plan->binding);
 #pragma omp for
-    for (int64_t i = 0; i < n_units(plan) * n_runs; i++) {
-      struct work work = {plan, arrays, i / n_runs, piece_at(range, run, i % n_runs)};
-      struct piece_keys keys = keys_of(&work);
-      struct kernel_queries queries = queries_of(&work);
+    for (int64_t i = 0; i < n_units(plan) * n_pieces; i++) {
+      struct work work = {plan, arrays, i / n_pieces, piece_at(range, PIECE_TOKENS, i % n_pieces)};
       struct refusal refusal;
-      if (!attend_copy(&plan->engine, own_worker(plan), &keys, &queries, &refusal)) refuse(&work, refusal);
+      if (!function(&work, &refusal)) refuse(&work, refusal);
     }
     binding_leave(plan->binding);
   }
+}
+
+void execute_copy(struct favor_plan *plan, const struct step_arrays *arrays, struct range range) {
+  for_pieces(plan, arrays, range, copy_piece);
+}
+
+void execute_check(struct favor_plan *plan, const struct step_arrays *arrays, struct range range) {
+  for_pieces(plan, arrays, range, check_piece);
 }

@@ -1,6 +1,6 @@
 #include "plan/tokens.h"
 
-struct range tokens_segment(const struct tokens *tokens, int64_t t) {
+int64_t tokens_segment_index(const struct tokens *tokens, int64_t t) {
   /* The last segment that begins at or before t; empty ones before it begin at the same token and end there. */
   int64_t low = 0, high = tokens->n_segments - 1;
   while (low < high) {
@@ -11,7 +11,12 @@ struct range tokens_segment(const struct tokens *tokens, int64_t t) {
       high = middle - 1;
     }
   }
-  return (struct range){tokens->offsets[low], tokens->offsets[low + 1]};
+  return low;
+}
+
+struct range tokens_segment(const struct tokens *tokens, int64_t t) {
+  int64_t index = tokens_segment_index(tokens, t);
+  return (struct range){tokens->offsets[index], tokens->offsets[index + 1]};
 }
 
 int64_t tokens_run_floor(const struct tokens *tokens, int64_t t) {

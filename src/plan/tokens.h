@@ -20,7 +20,8 @@ struct tokens {
   int64_t run_tokens;
 };
 
-/* The segment that holds token t, 0 <= t < n_tokens. */
+/* The number of the segment that holds token t, 0 <= t < n_tokens, and its tokens. */
+int64_t tokens_segment_index(const struct tokens *tokens, int64_t t);
 struct range tokens_segment(const struct tokens *tokens, int64_t t);
 
 /* The last start of a run at or before t; n_tokens for t = n_tokens. */

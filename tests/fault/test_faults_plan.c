@@ -71,24 +71,13 @@ static int fail_each_agreement(const struct scenario *s, enum dist_site site, in
   return skip;
 }
 
-/* What the data is measured for. */
-enum measured { NOTHING, MOMENTS, KEY_MAXIMA };
-
-static void fail_everywhere(bool is_causal, enum measured measured, enum run_mode mode) {
+static void fail_everywhere(const struct favor_problem *asked, enum run_mode mode) {
   static const enum dist_site always[] = {DIST_SITE_PLAN_CHECK, DIST_SITE_PLAN_DRAW, DIST_SITE_PLAN_MEMORY,
                                           DIST_SITE_PLAN_GROUPS, DIST_SITE_RUN_END};
   const int ranks[] = {0, mpi_size() / 2, mpi_size() - 1};
-  struct scenario s = {.contexts = run_contexts_open(), .problem = favor_problem_default()};
+  struct scenario s = {.contexts = run_contexts_open(), .problem = *asked};
   s.problem.key_width = s.problem.value_width = 8;
   s.problem.features = 16;
-  s.problem.is_causal = is_causal;
-  if (measured == MOMENTS) {
-    s.problem.key_shift = FAVOR_KEY_SHIFT_MEAN;
-    s.problem.balance = FAVOR_BALANCE_FULL;
-  } else if (measured == KEY_MAXIMA) {
-    s.problem.eps = 1e-4;
-    s.problem.key_max = FAVOR_KEY_MAX_TENSOR;
-  }
   s.problem.tokens = 3 * run_tokens_of(s.contexts.self, &s.problem) + 5;
   s.problem.grid_heads = 1;
   s.problem.grid_tokens = mpi_size();
@@ -105,7 +94,8 @@ static void fail_everywhere(bool is_causal, enum measured measured, enum run_mod
     }
     int n_combines = fail_each_agreement(&s, DIST_SITE_COMBINE, ranks[i], mode);
     assert_all(mpi_size() == 1 || n_combines > 0);
-    assert_all((fail_each_agreement(&s, DIST_SITE_ESTIMATE, ranks[i], mode) > 0) == (measured != NOTHING));
+    const bool is_estimated = asked->key_shift != FAVOR_KEY_SHIFT_NONE || asked->key_max != FAVOR_KEY_MAX_NONE;
+    assert_all((fail_each_agreement(&s, DIST_SITE_ESTIMATE, ranks[i], mode) > 0) == is_estimated);
   }
   free(s.expected);
   free(s.out);
@@ -113,46 +103,76 @@ static void fail_everywhere(bool is_causal, enum measured measured, enum run_mod
   run_contexts_close(&s.contexts);
 }
 
-static void causal_execute(void **state) {
-  (void)state;
-  fail_everywhere(true, NOTHING, RUN_EXECUTE);
+static struct favor_problem problem_of(bool is_causal) {
+  struct favor_problem problem = favor_problem_default();
+  problem.is_causal = is_causal;
+  return problem;
 }
 
-static void causal_steps(void **state) {
+static void causal(void **state) {
   (void)state;
-  fail_everywhere(true, NOTHING, RUN_STEPS);
+  struct favor_problem problem = problem_of(true);
+  fail_everywhere(&problem, RUN_EXECUTE);
+  fail_everywhere(&problem, RUN_STEPS);
 }
 
-static void bidirectional_execute(void **state) {
+static void bidirectional(void **state) {
   (void)state;
-  fail_everywhere(false, NOTHING, RUN_EXECUTE);
+  struct favor_problem problem = problem_of(false);
+  fail_everywhere(&problem, RUN_EXECUTE);
+  fail_everywhere(&problem, RUN_STEPS);
 }
 
-static void bidirectional_steps(void **state) {
+static void estimates(void **state) {
   (void)state;
-  fail_everywhere(false, NOTHING, RUN_STEPS);
+  for (int is_causal = 0; is_causal < 2; is_causal++) {
+    struct favor_problem problem = problem_of(is_causal);
+    problem.key_shift = FAVOR_KEY_SHIFT_MEAN;
+    problem.balance = FAVOR_BALANCE_FULL;
+    fail_everywhere(&problem, is_causal ? RUN_EXECUTE : RUN_STEPS);
+  }
 }
 
-static void estimates_execute(void **state) {
+static void key_maxima(void **state) {
   (void)state;
-  fail_everywhere(true, MOMENTS, RUN_EXECUTE);
+  struct favor_problem problem = problem_of(true);
+  problem.eps = 1e-4;
+  problem.key_max = FAVOR_KEY_MAX_TENSOR;
+  fail_everywhere(&problem, RUN_STEPS);
 }
 
-static void estimates_steps(void **state) {
+/* Methods whose ranks need each other's tokens. */
+static void exact(void **state) {
   (void)state;
-  fail_everywhere(false, MOMENTS, RUN_STEPS);
+  struct favor_problem problem = problem_of(false);
+  problem.method = FAVOR_METHOD_EXACT;
+  fail_everywhere(&problem, RUN_EXECUTE);
 }
 
-static void key_maxima_steps(void **state) {
+/* Windows with global tokens, sums over the length, and exchanges by hashes. */
+static void baselines(void **state) {
   (void)state;
-  fail_everywhere(true, KEY_MAXIMA, RUN_STEPS);
+  static const enum favor_method methods[] = {FAVOR_METHOD_WINDOW, FAVOR_METHOD_LINFORMER, FAVOR_METHOD_LSH};
+  for (int i = 0; i < 3; i++) {
+    struct favor_problem problem = problem_of(false);
+    problem.method = methods[i];
+    problem.window = i == 0 ? 3 : -1;
+    problem.global_tokens = i == 0 ? 2 : 0;
+    fail_everywhere(&problem, RUN_EXECUTE);
+  }
+}
+
+static void window(void **state) {
+  (void)state;
+  struct favor_problem problem = problem_of(false);
+  problem.window = 3;
+  fail_everywhere(&problem, RUN_STEPS);
 }
 
 int main(int argc, char **argv) {
   const struct CMUnitTest tests[] = {
-      mpi_unit_test(causal_execute),      mpi_unit_test(causal_steps),      mpi_unit_test(bidirectional_execute),
-      mpi_unit_test(bidirectional_steps), mpi_unit_test(estimates_execute), mpi_unit_test(estimates_steps),
-      mpi_unit_test(key_maxima_steps),
+      mpi_unit_test(causal), mpi_unit_test(bidirectional), mpi_unit_test(estimates), mpi_unit_test(key_maxima),
+      mpi_unit_test(exact),  mpi_unit_test(baselines),     mpi_unit_test(window),
   };
   return mpi_cmocka_main(&argc, &argv, "faults_plan", tests, sizeof tests / sizeof tests[0]);
 }

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "cli/bench.h"
+#include "cli/statistics.h"
 #include "dist/comm.h"
 
 enum { HEADS = 2, TOKENS = 50, D = 6, E = 5, M = 7 };
@@ -112,7 +113,7 @@ static void test_wrong_answers_are_not_timed(void **state) {
 static void test_medians(void **state) {
   (void)state;
   double odd[] = {3, 1, 2}, even[] = {4, 1, 3, 2};
-  assert_all(bench_median(odd, 3) == 2 && bench_median(even, 4) == 2.5 && bench_median(odd, 0) == 0);
+  assert_all(statistics_median(odd, 3) == 2 && statistics_median(even, 4) == 2.5 && statistics_median(odd, 0) == 0);
   assert_all(even[0] == 1 && even[3] == 4);
 }
 

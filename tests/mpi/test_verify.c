@@ -30,16 +30,18 @@ struct pair {
   bool is_projection_wrong, is_projection_missing, is_causal_wrong, is_segment_wrong;
   int64_t out_tokens_missing;
   const char *attribute_missing;
-  const char *map; /* is named instead of the right one */
+  const char *map, *method; /* are named instead of the right ones */
+  int64_t window;
 };
 
 static const struct pair plain = {.batch = 2,
                                   .heads = 4,
                                   .kv_heads = 2,
-                                  .tokens = 150, /* three blocks of verify, where there are ranks for them */
+                                  .tokens = 150,
                                   .key_width = 6,
                                   .value_width = 5,
                                   .features = 8,
+                                  .window = -1,
                                   .in_type = FAVOR_FLOAT32,
                                   .out_type = FAVOR_FLOAT32};
 
@@ -181,6 +183,8 @@ static enum favor_status write_in(const struct data *data) {
 
 static int attributes_of(const struct pair *p, struct favor_attribute *attributes) {
   const struct favor_attribute all[] = {
+      {.name = "window", .kind = FAVOR_ATTRIBUTE_INTEGER, .integer = p->window},
+      {.name = "global-tokens", .kind = FAVOR_ATTRIBUTE_INTEGER},
       {.name = "method", .text = "favor"},
       {.name = "map", .text = ""},
       {.name = "precision", .text = ""},
@@ -198,6 +202,7 @@ static int attributes_of(const struct pair *p, struct favor_attribute *attribute
     attributes[n] = all[i];
     if (strcmp(all[i].name, "map") == 0)
       strcpy(attributes[n].text, p->map ? p->map : p->is_hyperbolic ? "hyperbolic" : "positive");
+    if (strcmp(all[i].name, "method") == 0 && p->method) strcpy(attributes[n].text, p->method);
     if (strcmp(all[i].name, "precision") == 0) strcpy(attributes[n].text, p->is_run_in_f64 ? "f64" : "f32");
     if (strcmp(all[i].name, "layout") == 0)
       strcpy(attributes[n].text, p->layout == FAVOR_HEADS_FIRST ? "heads-first" : "tokens-first");
@@ -294,6 +299,12 @@ static void expect_passed(const struct pair *pair) {
   assert_all(!is_speaker || (error >= 0 && error <= 1e-12));
   assert_all(!is_speaker || fabs(real_at(report, "relative_error_exact") - exact_error(&data)) <= 1e-8);
   assert_all(!is_speaker || real_at(report, "mean_error_exact") >= 0);
+  const json_t *certificate = json_object_get(report, "certificate");
+  const double skill = 1 - real_at(report, "relative_error_exact") / real_at(report, "mean_error_exact");
+  assert_all(!is_speaker || pair->tokens == 1 ||
+             fabs(real_at(certificate, "skill") - skill) <= 1e-6 * fabs(skill) + 1e-6);
+  assert_all(!is_speaker || pair->tokens == 1 ||
+             json_is_string(json_object_get(certificate, "advice")) == (skill < 0.1));
   assert_all(!is_speaker ||
              json_array_size(json_object_get(report, "per_head")) == (size_t)(pair->batch * pair->heads));
   json_decref(report);
@@ -302,8 +313,8 @@ static void expect_passed(const struct pair *pair) {
 
 static void test_right_outputs_pass(void **state) {
   (void)state;
-  struct pair pairs[10];
-  for (int i = 0; i < 10; i++) pairs[i] = plain;
+  struct pair pairs[12];
+  for (int i = 0; i < 12; i++) pairs[i] = plain;
   pairs[1].is_causal = true;
   pairs[2].has_segments = pairs[2].has_projection_per_head = true;
   pairs[3].layout = FAVOR_TOKENS_FIRST;
@@ -317,7 +328,56 @@ static void test_right_outputs_pass(void **state) {
   pairs[8].tokens = 3; /* fewer than some runs have ranks */
   pairs[8].has_segments = true;
   pairs[9].is_hyperbolic = pairs[9].is_causal = true;
-  for (int i = 0; i < 10; i++) expect_passed(&pairs[i]);
+  for (int i = 10; i < 12; i++) { /* three tiles of keys, which go to several ranks */
+    pairs[i].tokens = 600;
+    pairs[i].batch = pairs[i].heads = pairs[i].kv_heads = 1;
+    pairs[i].features = 2;
+    pairs[i].is_causal = i == 11;
+  }
+  for (int i = 0; i < 12; i++) expect_passed(&pairs[i]);
+}
+
+/* Outputs of other methods, which need no projection, and of features with a window. A window of 0 is the token itself,
+ * one as wide as the sequence is all of it. */
+static void test_other_methods_pass(void **state) {
+  (void)state;
+  static const struct {
+    const char *method;
+    int64_t window;
+    bool is_exact; /* else v */
+  } cases[] = {
+      {"exact", -1, true}, {"copy", -1, false}, {"window", 0, false}, {"window", 150, true}, {"favor", 150, true}};
+  for (int i = 0; i < 5; i++) {
+    struct pair pair = plain;
+    struct data data;
+    json_t *report;
+    pair.method = cases[i].method;
+    pair.window = cases[i].window;
+    pair.is_projection_missing = strcmp(pair.method, "favor") != 0;
+    pair.is_causal = i % 2 == 0;
+    pair.has_segments = i >= 2;
+    data_create(&pair, &data);
+    const int64_t row = pair.tokens * pair.value_width;
+    for (int64_t h = 0; h < pair.batch * pair.heads; h++) {
+      const double *from = cases[i].is_exact ? data.exact + h * row : data.v + h * pair.kv_heads / pair.heads * row;
+      for (int64_t e = 0; e < row; e++) data.out[h * row + e] = (float)from[e];
+    }
+    enum favor_status status = write_in(&data);
+    assert_all(status == FAVOR_OK);
+    status = write_out(&data);
+    assert_all(status == FAVOR_OK);
+    status = run_verify("100000", &report);
+    assert_all(status == FAVOR_OK);
+    assert_all(mpi_rank() != 0 || real_at(report, "relative_error_definition") <= 1e-12);
+    json_decref(report);
+    data.out[3] *= 1.01;
+    status = write_out(&data);
+    assert_all(status == FAVOR_OK);
+    status = run_verify("100000", &report);
+    assert_all(status == FAVOR_EVERIFY);
+    json_decref(report);
+    data_destroy(&data);
+  }
 }
 
 static void test_no_tokens_pass(void **state) {
@@ -384,7 +444,7 @@ static void test_nan_fails_and_is_named(void **state) {
   json_t *report;
   pair.percent = NAN;
   pair.wrong_head = 3;
-  expect_failed(&pair, "2", &report);
+  expect_failed(&pair, "3", &report);
   assert_all(strstr(favor_context_message(context), "NaN or Inf at head 3, token 0") != NULL);
   assert_all(mpi_rank() != 0 || json_is_null(json_object_get(report, "relative_error_definition")));
   json_decref(report);
@@ -439,8 +499,8 @@ static void test_foreign_files_are_refused(void **state) {
   pair.attribute_missing = "causal";
   expect_refused(&pair, "no attribute `causal`");
   pair = plain;
-  pair.attribute_missing = "method";
-  expect_refused(&pair, "no attribute `method`");
+  pair.method = "unheard-of";
+  expect_refused(&pair, "made with method 'unheard-of'");
   pair = plain;
   pair.map = "unheard-of";
   expect_refused(&pair, "made with map 'unheard-of'");
@@ -526,6 +586,7 @@ int main(int argc, char **argv) {
   const struct CMUnitTest tests[] = {
       mpi_unit_test(test_make_a_folder),
       mpi_unit_test(test_right_outputs_pass),
+      mpi_unit_test(test_other_methods_pass),
       mpi_unit_test(test_no_tokens_pass),
       mpi_unit_test(test_one_number_off_by_a_percent_fails),
       mpi_unit_test(test_one_wrong_row_among_many_fails),

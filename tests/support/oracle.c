@@ -167,15 +167,19 @@ static long double log_sum_exp(const long double *a, const long double *b, int64
   return top + logl(sum);
 }
 
-/* out = sum_j exp(log_weight_j) v_j / sum_j exp(log_weight_j) over j in [begin, end); log_weight starts at begin. */
-static void weighted_mean(const long double *log_weight, int64_t begin, int64_t end, const double *v, int64_t width,
+/* out = sum_j exp(log_weight_j) v_j / sum_j exp(log_weight_j) over j in [begin, end); weight holds the logarithms, from
+ * begin on, and then the weights. */
+static void weighted_mean(long double *weight, int64_t begin, int64_t end, const double *v, int64_t width,
                           double *out) {
   long double top = -INFINITY, normaliser = 0;
-  for (int64_t j = begin; j < end; j++) top = fmaxl(top, log_weight[j - begin]);
-  for (int64_t j = begin; j < end; j++) normaliser += expl(log_weight[j - begin] - top);
+  for (int64_t j = begin; j < end; j++) top = fmaxl(top, weight[j - begin]);
+  for (int64_t j = begin; j < end; j++) {
+    weight[j - begin] = expl(weight[j - begin] - top);
+    normaliser += weight[j - begin];
+  }
   for (int64_t e = 0; e < width; e++) {
     long double sum = 0;
-    for (int64_t j = begin; j < end; j++) sum += expl(log_weight[j - begin] - top) * (long double)v[j * width + e];
+    for (int64_t j = begin; j < end; j++) sum += weight[j - begin] * (long double)v[j * width + e];
     out[e] = (double)(sum / normaliser);
   }
 }

@@ -8,6 +8,7 @@
 
 #include <cmocka.h>
 
+#include "base/binned.h"
 #include "base/random.h"
 #include "core/check.h"
 #include "support/map_cases.h"
@@ -62,7 +63,7 @@ static void sample(struct fixture *f) {
   f->rows = malloc((size_t)s->rows * sizeof *f->rows);
   f->sampled = malloc((size_t)(s->rows * n_heads(s) * s->key_width) * sizeof *f->sampled);
   assert_true(f->tokens && f->rows && f->sampled);
-  check_sample(s->tokens, s->rows, 7, f->tokens);
+  check_sample(s->tokens, s->rows, 7, f->tokens, NULL);
   for (int64_t i = 0; i < s->rows; i++) {
     f->rows[i] = check_row_of(f->tokens[i], s->tokens, s->has_segments ? f->segments : NULL, N_SEGMENTS, s->is_causal);
     for (int64_t h = 0; h < n_heads(s); h++)
@@ -88,6 +89,7 @@ static void setup_case(struct fixture *f, const struct shape *shape) {
                                       .heads_per_key = s->heads_per_key,
                                       .key_width = s->key_width,
                                       .value_width = s->value_width,
+                                      .definition = CHECK_FEATURES,
                                       .features = s->features,
                                       .scale = 1.0 / sqrt((double)s->key_width),
                                       .projection = f->projection,
@@ -111,10 +113,10 @@ static void absorb(const struct fixture *f, struct check *check, int64_t begin, 
                  f->v + (g * s->tokens + begin) * s->value_width);
 }
 
-/* As if `parts` ranks had each seen the blocks b, b + parts, ... of 97 tokens, and one of them merged what they found.
- */
+/* As if `parts` ranks had each seen the blocks b, b + parts, ... of a tile of tokens, and one of them merged what they
+ * found. */
 static struct check *check_in_parts(const struct fixture *f, int parts) {
-  enum { BLOCK = 97, MOST_PARTS = 4 };
+  enum { BLOCK = CHECK_TILE_TOKENS, MOST_PARTS = 4 };
   struct check *checks[MOST_PARTS];
   assert_true(parts <= MOST_PARTS);
   for (int p = 0; p < parts; p++) {
@@ -123,19 +125,11 @@ static struct check *check_in_parts(const struct fixture *f, int parts) {
     for (int64_t begin = p * BLOCK; begin < f->shape.tokens; begin += parts * BLOCK)
       absorb(f, checks[p], begin, begin + BLOCK < f->shape.tokens ? begin + BLOCK : f->shape.tokens);
   }
-  const int64_t n_tops = check_n_tops(checks[0]), n_sums = check_n_sums(checks[0]);
-  double *tops = malloc((size_t)n_tops * sizeof *tops);
-  assert_non_null(tops);
-  for (int64_t g = 0; g < f->shape.key_heads; g++) {
-    memcpy(tops, check_tops(checks[0], g), (size_t)n_tops * sizeof *tops);
-    for (int p = 1; p < parts; p++)
-      for (int64_t i = 0; i < n_tops; i++) tops[i] = fmax(tops[i], check_tops(checks[p], g)[i]);
-    for (int p = 0; p < parts; p++) check_rescale(checks[p], g, tops);
-    for (int p = 1; p < parts; p++)
-      for (int64_t i = 0; i < n_sums; i++) check_sums(checks[0], g)[i] += check_sums(checks[p], g)[i];
+  for (int p = 1; p < parts; p++) {
+    for (int64_t g = 0; g < f->shape.key_heads; g++)
+      binned_merge(check_rows(checks[p], g), check_rows(checks[0], g), check_n_rows(checks[0]));
+    check_destroy(&checks[p]);
   }
-  free(tops);
-  for (int p = 1; p < parts; p++) check_destroy(&checks[p]);
   return checks[0];
 }
 
@@ -333,22 +327,141 @@ static void test_cancelled_sums_are_forgiven(void **state) {
   }
 }
 
+/* ---- definitions without features ------------------------------------------------------------------------------- */
+
+/* Any attention of one row that weighs exp(scale q.k) over some tokens: `attends` says which. */
+static void masked_softmax(const struct fixture *f, int64_t row, int64_t head,
+                           bool (*attends)(int64_t i, int64_t j, int64_t first), bool is_flat, double *out) {
+  const struct shape *s = &f->shape;
+  const int64_t i = f->tokens[row], g = head / s->heads_per_key;
+  const double *q = f->q + (head * s->tokens + i) * s->key_width;
+  long double sum = 0, *sums = calloc((size_t)s->value_width, sizeof *sums);
+  assert_non_null(sums);
+  for (int64_t j = f->rows[row].key_begin; j < f->rows[row].key_end; j++) {
+    if (!attends(i, j, f->rows[row].key_begin)) continue;
+    const double *k = f->k + (g * s->tokens + j) * s->key_width, *v = f->v + (g * s->tokens + j) * s->value_width;
+    long double logit = 0;
+    for (int64_t d = 0; d < s->key_width && !is_flat; d++) logit += f->problem.scale * q[d] * (long double)k[d];
+    const long double weight = expl(logit);
+    sum += weight;
+    for (int64_t e = 0; e < s->value_width; e++) sums[e] += weight * v[e];
+  }
+  for (int64_t e = 0; e < s->value_width; e++) out[e] = (double)(sums[e] / sum);
+  free(sums);
+}
+
+enum { WINDOW = 20, GLOBALS = 3 };
+static bool attends_to_all(int64_t i, int64_t j, int64_t first) { return i >= first && j >= first; }
+static bool attends_to_itself(int64_t i, int64_t j, int64_t first) { return i == j && i >= first; }
+static bool attends_in_window(int64_t i, int64_t j, int64_t first) {
+  return llabs(i - j) <= WINDOW || i - first < GLOBALS || j - first < GLOBALS;
+}
+
+static void test_definitions_are_what_they_say(void **state) {
+  (void)state;
+  static const struct {
+    enum check_definition definition;
+    bool (*attends)(int64_t i, int64_t j, int64_t first);
+    bool is_flat;
+  } cases[] = {{CHECK_SOFTMAX, attends_to_all, false},
+               {CHECK_WINDOW, attends_in_window, false},
+               {CHECK_EQUAL, attends_to_all, true},
+               {CHECK_ITSELF, attends_to_itself, true}};
+  for (int i = 0; i < 8; i++) {
+    struct fixture fixture;
+    setup_case(&fixture, &(struct shape){"", 700, 2, 2, 6, 3, 1, 60, 1, 1.0, i % 2, true, false});
+    fixture.problem.definition = cases[i / 2].definition;
+    fixture.problem.window = WINDOW;
+    fixture.problem.global_tokens = GLOBALS;
+    fixture.problem.projection = NULL;
+    struct check *check = check_in_parts(&fixture, 2);
+    for (int64_t row = 0; row < 60; row++) {
+      for (int64_t h = 0; h < 4; h++) {
+        double own[3], out[3];
+        masked_softmax(&fixture, row, h, cases[i / 2].attends, cases[i / 2].is_flat, out);
+        check_value(check, CHECK_DEFINITION, row, h, own);
+        assert_true(oracle_relative_error(own, out, 3) <= 1e-13);
+      }
+    }
+    check_destroy(&check);
+    teardown_case(&fixture);
+  }
+}
+
+/* The same bytes, however tiles are split and in whatever order they come. */
+static void test_parts_make_no_difference(void **state) {
+  (void)state;
+  struct fixture fixture;
+  setup_case(&fixture, &(struct shape){"", 1500, 1, 2, 16, 4, 8, 30, 1, 4.0, true, true, false});
+  fixture.problem.definition = CHECK_NONE;
+  fixture.v[7] = 1e300; /* weights and values of all sizes */
+  struct check *one = check_in_parts(&fixture, 1);
+  for (int parts = 2; parts <= 4; parts++) {
+    struct check *many = check_in_parts(&fixture, parts);
+    assert_memory_equal(check_rows(one, 0), check_rows(many, 0), (size_t)check_n_rows(one) * check_row_bytes(one));
+    check_destroy(&many);
+  }
+  check_destroy(&one);
+  teardown_case(&fixture);
+}
+
+static void test_largest_values_do_not_overflow(void **state) {
+  (void)state;
+  struct fixture fixture;
+  setup_case(&fixture, &(struct shape){"", 300, 1, 1, 4, 2, 8, 5, 1, 0.5, false, false, false});
+  for (int64_t i = 0; i < 600; i++) fixture.v[i] = 1.7e308;
+  struct check *check = check_in_parts(&fixture, 1);
+  for (int answer = 0; answer < CHECK_N_ANSWERS; answer++) {
+    double out[2];
+    check_value(check, answer, 3, 0, out);
+    assert_true(fabs(out[0] / 1.7e308 - 1) < 1e-13);
+  }
+  check_destroy(&check);
+  teardown_case(&fixture);
+}
+
 /* ---- sampling --------------------------------------------------------------------------------------------------- */
 
 static void test_sample_is_distinct_and_has_the_ends(void **state) {
   (void)state;
   int64_t tokens[100], again[100];
+  double weights[100], sum = 0;
   const int64_t n_tokens = INT64_C(1) << 40;
-  check_sample(n_tokens, 100, 3, tokens);
-  check_sample(n_tokens, 100, 3, again);
+  check_sample(n_tokens, 100, 3, tokens, weights);
+  check_sample(n_tokens, 100, 3, again, NULL);
   assert_memory_equal(tokens, again, sizeof tokens);
   assert_int_equal(tokens[0], 0);
   assert_int_equal(tokens[99], n_tokens - 1);
+  assert_true(weights[0] == 1 && weights[99] == 1);
   for (int i = 1; i < 100; i++) assert_true(tokens[i] > tokens[i - 1]);
-  check_sample(n_tokens, 100, 4, again);
+  for (int i = 0; i < 100; i++) sum += weights[i];
+  assert_true(sum == (double)n_tokens);
+  check_sample(n_tokens, 100, 4, again, NULL);
   assert_memory_not_equal(tokens, again, sizeof tokens);
-  check_sample(100, 100, 3, tokens);
-  for (int i = 0; i < 100; i++) assert_int_equal(tokens[i], i);
+  check_sample(100, 100, 3, tokens, weights);
+  for (int i = 0; i < 100; i++) assert_true(tokens[i] == i && weights[i] == 1);
+  check_sample(7, 2, 3, tokens, weights);
+  assert_true(tokens[0] < 4 && tokens[1] >= 4 && weights[0] == 4 && weights[1] == 3);
+}
+
+/* The mean over samples of a weighted sum is the sum over all: here of a sequence that starts like a causal one. */
+static void test_weighted_samples_have_no_bias(void **state) {
+  (void)state;
+  enum { N_TOKENS = 500, N_ROWS = 20, N_SEEDS = 4000 };
+  double all = 0, mean = 0, square = 0, weights[N_ROWS];
+  int64_t tokens[N_ROWS];
+  for (int64_t i = 0; i < N_TOKENS; i++) all += 1.0 / (double)(i + 1);
+  for (uint64_t seed = 0; seed < N_SEEDS; seed++) {
+    double sum = 0;
+    check_sample(N_TOKENS, N_ROWS, seed, tokens, weights);
+    for (int i = 0; i < N_ROWS; i++) sum += weights[i] / (double)(tokens[i] + 1);
+    mean += sum / N_SEEDS;
+    square += sum * sum / N_SEEDS;
+  }
+  const double deviation = sqrt((square - mean * mean) / N_SEEDS);
+  print_message("mean of samples %.4f, sum over all %.4f: off by %.2f deviations\n", mean, all,
+                (mean - all) / deviation);
+  assert_true(fabs(mean - all) <= 3 * deviation && deviation < 0.05 * all);
 }
 
 static void test_row_ends_at_its_segment(void **state) {
@@ -448,6 +561,38 @@ static void test_trivial_and_exact_outputs_are_told_apart(void **state) {
   teardown_case(&fixture);
 }
 
+/* Rows count as often as they stand for in what is said of all tokens, once in the verdict on the definition. */
+static void test_weights_of_rows_count(void **state) {
+  (void)state;
+  struct fixture fixture;
+  setup_case(&fixture, &judged_shape);
+  for (int64_t i = 0; i < judged_shape.rows; i++) fixture.rows[i].weight = (double)(1 + i % 3);
+  struct check *check = check_in_parts(&fixture, 1);
+  double *out = output_of(&fixture, check, CHECK_MEAN), *exact = output_of(&fixture, check, CHECK_EXACT);
+  double *definition = output_of(&fixture, check, CHECK_DEFINITION), sums[3] = {0};
+  for (int64_t i = 0; i < judged_shape.rows; i++) {
+    for (int64_t e = 0; e < judged_shape.value_width; e++) {
+      const int64_t at = i * n_heads(&judged_shape) * judged_shape.value_width + e; /* of head 0 */
+      const double weight = (double)(1 + i % 3), error = out[at] - exact[at];
+      sums[0] += weight * exact[at] * exact[at];
+      sums[1] += weight * error * error;
+      sums[2] += definition[at] * definition[at];
+    }
+  }
+  struct check_head judged = judge(check, 0, out, float32);
+  assert_true(fabs((double)judged.exact / sums[0] - 1) < 1e-12);
+  assert_true(fabs((double)judged.exact_error / sums[1] - 1) < 1e-12);
+  assert_true(fabs((double)judged.mean_error / sums[1] - 1) < 1e-12);
+  assert_true(fabs((double)judged.definition / sums[2] - 1) < 1e-12);
+  struct check_certificate certificate = check_certify(&judged, judged_shape.rows);
+  assert_true(fabs(certificate.relative_error - sqrt(sums[1] / sums[0])) < 1e-12 && certificate.skill == 0);
+  free(out);
+  free(exact);
+  free(definition);
+  check_destroy(&check);
+  teardown_case(&fixture);
+}
+
 static void test_one_number_off_by_a_percent_is_found(void **state) {
   (void)state;
   struct fixture fixture;
@@ -535,11 +680,16 @@ int main(void) {
       cmocka_unit_test(test_answers_are_the_oracles),
       cmocka_unit_test(test_maps_are_the_oracles),
       cmocka_unit_test(test_cancelled_sums_are_forgiven),
+      cmocka_unit_test(test_definitions_are_what_they_say),
+      cmocka_unit_test(test_parts_make_no_difference),
+      cmocka_unit_test(test_largest_values_do_not_overflow),
       cmocka_unit_test(test_sample_is_distinct_and_has_the_ends),
+      cmocka_unit_test(test_weighted_samples_have_no_bias),
       cmocka_unit_test(test_row_ends_at_its_segment),
       cmocka_unit_test(test_blocks_nobody_attends_to_are_not_needed),
       cmocka_unit_test(test_right_output_has_no_error),
       cmocka_unit_test(test_trivial_and_exact_outputs_are_told_apart),
+      cmocka_unit_test(test_weights_of_rows_count),
       cmocka_unit_test(test_one_number_off_by_a_percent_is_found),
       cmocka_unit_test(test_nan_is_an_infinite_error),
       cmocka_unit_test(test_another_projection_is_found),

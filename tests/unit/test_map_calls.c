@@ -71,7 +71,8 @@ static void setup(struct fixture *f, const struct kernel *kernel) {
   void *packed = memory_zeroed(1, f->engine.ops->weights_bytes(&f->engine.shape));
   struct kernel_projection projection = {.w = identity};
   f->engine.ops->pack_weights(&f->engine.shape, &projection, sqrt(SCALE), packed);
-  f->weights = (struct head_weights){packed, f->exact, {.eps = EPS, .key_max = KEY_MAX}};
+  f->weights =
+      (struct head_weights){.packed = packed, .exact = f->exact, .parameters = {.eps = EPS, .key_max = KEY_MAX}};
   for (int i = 0; i < HEADS * N * D; i++) (&f->q[0][0][0])[i] = 0.1f + 0.01f * (float)(i * 7 % 101);
   for (int i = 0; i < N * D; i++) (&f->k[0][0])[i] = -0.1f - 0.01f * (float)(i * 11 % 97);
   for (int i = 0; i < N * E; i++) (&f->v[0][0])[i] = (float)(i % 5);
@@ -125,8 +126,9 @@ static void decoded_tokens_are_told(void **state) {
   const struct decode_features features = {fraction, exponent};
   struct refusal refusal;
   struct kernel_queries one = worker_cut_queries(&f.engine, &f.queries, 9, 1);
-  assert_true(worker_measure_keys(&f.engine, &f.worker, 1, f.k[9], D, f.v[9], E, &refusal));
-  assert_true(worker_measure_queries(&f.engine, &f.worker, &one, &refusal));
+  struct kernel_keys key = {.n = 1, .k = f.k[9], .k_stride = D, .v = f.v[9], .v_stride = E};
+  assert_true(worker_measure_keys(&f.engine, &f.worker, NULL, &key, &refusal));
+  assert_true(worker_measure_queries(&f.engine, &f.worker, NULL, &one, &refusal));
   worker_norms(&f.engine, &f.worker, &one);
   decode_take(&f.engine, &f.weights, f.k[9], f.worker.half_norm[0], f.v[9], &features, &decode);
   for (int h = 0; h < HEADS; h++) {
