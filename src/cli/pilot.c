@@ -313,13 +313,23 @@ static enum favor_status try_features(struct field *field, int64_t features, dou
   return status;
 }
 
+static void warn_refused(const struct pilot *pilot) {
+  if (!command_is_speaker(pilot->command) || options_flag(pilot->command->options, OPTION_QUIET)) return;
+  fprintf(stderr, "favor: warning: the pilot of --target-error was refused (%s); --features %lld is taken as it is\n",
+          favor_context_message(pilot->command->context), (long long)pilot->problem->features);
+}
+
 static enum favor_status try_all(struct field *field) {
   struct pilot *pilot = field->pilot;
   const struct options *options = pilot->command->options;
   for (int64_t features = pilot->problem->features;; features = smaller(2 * features, pilot->most_features)) {
     struct pilot_trial *trial = &pilot->trials[pilot->n_trials];
     const enum favor_status status = try_features(field, features, &trial->relative_error);
-    if (status == FAVOR_EDATA) return FAVOR_OK; /* a token that is too long: the run will name it, by its own number */
+    if (status ==
+        FAVOR_EDATA) { /* a token that is too long: if it is so for the run too, that names it by its number */
+      warn_refused(pilot);
+      return FAVOR_OK;
+    }
     if (status != FAVOR_OK) return status;
     trial->features = features;
     pilot->n_trials++;

@@ -258,12 +258,31 @@ static void NAME(read_state)(const struct kernel_shape *shape, const struct NAME
   (TILE, shape->value_width, m, scratch->weight, m, state->s, shape->s_stride, scratch->state_sum, shape->value_width);
 }
 
-/* An output leaves at its column's scale. A mean of finite values with positive weights is finite, and only rounding
- * could pass the largest number; with signed weights it may be anything, and is 0 where the weights cancel. */
-static inline REAL NAME(leave)(double sum, double total, const REAL *scale, int64_t e) {
-  double x = total == 0 ? 0 : sum / total;
-  if (scale) x *= (double)scale[e];
-  return x > (double)REAL_MAX ? REAL_MAX : x < -(double)REAL_MAX ? -REAL_MAX : (REAL)x;
+static inline REAL NAME(within_range)(double x) {
+  x = x > (double)REAL_MAX ? (double)REAL_MAX : x;
+  return (REAL)(x < -(double)REAL_MAX ? -(double)REAL_MAX : x);
+}
+
+/* A row of outputs, (a x + b y) / total, leaves at its columns' scales. A mean of finite values with positive weights
+ * is finite, and only rounding could pass the largest number; with signed weights it may be anything, and is 0 where
+ * the weights cancel. */
+static void NAME(leave)(int64_t width, double a, const REAL *restrict x, double b, const REAL *restrict y, double total,
+                        const REAL *restrict scale, REAL *restrict out) {
+  const double inverse = total == 0 ? 0 : 1 / total;
+  if (isinf(inverse)) { /* 0 times that would be no number */
+    for (int64_t e = 0; e < width; e++) {
+      double mean = (a * (double)x[e] + b * (double)y[e]) / total;
+      out[e] = NAME(within_range)(scale ? mean * (double)scale[e] : mean);
+    }
+  } else if (scale) {
+    for (int64_t e = 0; e < width; e++) {
+      out[e] = NAME(within_range)((a * (double)x[e] + b * (double)y[e]) * inverse * (double)scale[e]);
+    }
+  } else { /* a loop of its own: in one with the other, vectors would load from nowhere under a mask, which is slow */
+    for (int64_t e = 0; e < width; e++) {
+      out[e] = NAME(within_range)((a * (double)x[e] + b * (double)y[e]) * inverse);
+    }
+  }
 }
 
 /* The normaliser of query i of scratch, guarded as the map's parameters say. */
@@ -305,9 +324,8 @@ static void NAME(emit)(const struct kernel_job *job, const struct kernel_queries
     for (int64_t i = 0; i < queries->n; i++) {
       REAL *out = NAME(head_out)(queries, h) + i * queries->out_stride;
       double guarded = NAME(guarded)(job, &scratch, i, (double)total[i], top[i]);
-      for (int64_t e = 0; e < width; e++) {
-        out[e] = NAME(leave)((double)scratch.state_sum[i * width + e], guarded, queries->out_scale, e);
-      }
+      const REAL *sum = scratch.state_sum + i * width;
+      NAME(leave)(width, 1, sum, 0, sum, guarded, queries->out_scale, out);
     }
   }
 }
@@ -359,10 +377,7 @@ static void NAME(join)(const struct kernel_job *job, const struct NAME(scratch) 
   double tile_scale = apart < 0 ? ldexp(1, (int)(apart < -2000 ? -2000 : apart)) : 1;
   double total = state_scale * state_total + tile_scale * tile_total;
   total = NAME(guarded)(job, scratch, i, total, apart > 0 ? tile_exponent : state_exponent);
-  for (int64_t e = 0; e < width; e++) {
-    double sum = state_scale * (double)state_sum[e] + tile_scale * (double)tile_sum[e];
-    out[e] = NAME(leave)(sum, total, scale, e);
-  }
+  NAME(leave)(width, state_scale, state_sum, tile_scale, tile_sum, total, scale, out);
 }
 
 static void NAME(causal_head)(const struct kernel_job *job, const struct NAME(scratch) * scratch,
