@@ -80,11 +80,15 @@ VECTORS static uint64_t largest_of_64(int64_t n, const uint64_t *x) {
 /* The largest of n peaks, Inf or NaN if one is: by their bits, as in kernel_ops.peaks. */
 static double largest_peak(const struct engine *engine, int64_t n, const void *peak) {
   if (engine->precision == FAVOR_PRECISION_F64) {
+    double largest;
     uint64_t bits = largest_of_64(n, peak);
-    return real_at(engine, &bits, 0);
+    memcpy(&largest, &bits, sizeof largest);
+    return largest;
   }
+  float largest;
   uint32_t bits = largest_of_32(n, peak);
-  return real_at(engine, &bits, 0);
+  memcpy(&largest, &bits, sizeof largest);
+  return (double)largest;
 }
 
 /* Whether no row can be too long, NaN or Inf, from the largest element alone. */
