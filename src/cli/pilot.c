@@ -325,8 +325,8 @@ static enum favor_status try_all(struct field *field) {
   for (int64_t features = pilot->problem->features;; features = smaller(2 * features, pilot->most_features)) {
     struct pilot_trial *trial = &pilot->trials[pilot->n_trials];
     const enum favor_status status = try_features(field, features, &trial->relative_error);
-    if (status ==
-        FAVOR_EDATA) { /* a token that is too long: if it is so for the run too, that names it by its number */
+    if (status == FAVOR_EDATA) {
+      /* A token that is too long; if it is so for the run too, that names it by its own number. */
       warn_refused(pilot);
       return FAVOR_OK;
     }

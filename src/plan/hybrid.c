@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "plan/halo.h"
 #include "plan/method.h"
 
 enum { FORWARD, BACKWARD, N_DIRECTIONS };
@@ -194,21 +195,16 @@ static void add_pieces(const struct favor_plan *plan, int peer, struct range ran
   }
 }
 
-static struct range intersection(struct range a, struct range b) {
-  return (struct range){larger(a.begin, b.begin), smaller(a.end, b.end)};
-}
-
 /* What this rank sends and receives. */
 static void list_pieces(const struct favor_plan *plan, struct dist_piece *sends, int64_t *n_sends,
                         struct dist_piece *receives, int64_t *n_receives) {
   const struct range shard = plan->schedule.shard, reach = reach_of(plan, shard);
-  const int64_t own = plan->context->rank % plan->grid.tokens;
   *n_sends = *n_receives = 0;
   for (int64_t part = 0; part < plan->grid.tokens && n_units(plan) > 0; part++) {
-    if (part == own) continue;
-    const struct range other = tokens_shard(&plan->tokens, plan->grid.tokens, part);
-    add_pieces(plan, (int)part, intersection(shard, reach_of(plan, other)), sends, n_sends);
-    add_pieces(plan, (int)part, intersection(other, reach), receives, n_receives);
+    if (part == halo_own_part(plan)) continue;
+    const struct range other = halo_shard(plan, part);
+    add_pieces(plan, (int)part, range_meet(shard, reach_of(plan, other)), sends, n_sends);
+    add_pieces(plan, (int)part, range_meet(other, reach), receives, n_receives);
   }
 }
 
@@ -278,7 +274,7 @@ static void begin_thread(const struct favor_plan *plan, int64_t unit, struct hyb
 static struct hybrid_stretch stretch_of(const struct favor_plan *plan, int64_t unit, struct range segment) {
   const struct hybrid_data *data = data_of(plan);
   const struct kernel_shape *shape = &plan->engine.shape;
-  const struct range held = intersection(segment, data->reach);
+  const struct range held = range_meet(segment, data->reach);
   return (struct hybrid_stretch){.n_tokens = range_count(segment),
                                  .key_begin = held.begin - segment.begin,
                                  .keys = {.n = range_count(held),
