@@ -23,7 +23,7 @@ static const char *scan_name(const struct favor_plan *plan) {
   if (!plan->schedule.has_spans) return "none";
   if (!plan->problem.is_causal) return "allreduce";
   for (int parity = 0; parity < 2; parity++) {
-    if (plan->groups[parity]) return dist_group_scan_name(plan->groups[parity]);
+    if (plan->schedule.spans[parity].is_member) return dist_group_scan_name(plan->groups[parity]);
   }
   return "none";
 }

@@ -90,7 +90,8 @@ static enum favor_status combine_end(struct favor_plan *plan) {
   for (int parity = 0; parity < 2; parity++) {
     if (!plan->groups[parity]) continue;
     dist_group_end(plan->groups[parity]);
-    bool has_prefix = plan->problem.is_causal && !plan->schedule.spans[parity].is_first;
+    const struct span *span = &plan->schedule.spans[parity];
+    bool has_prefix = plan->problem.is_causal && span->is_member && !span->is_first;
     if (!has_prefix || !plan->rows[SLOT_WAITING]) continue;
     memcpy(plan->rows[SLOT_WAITING], plan->received[parity], plan->unit_bytes * (size_t)n_units(plan));
   }

@@ -28,6 +28,7 @@ size_t favor_plan_export_bytes(const struct favor_plan *plan) { return sizeof(st
 /* Where the state of this kind stands after a run; NULL: it is the state of no key. */
 static void *exported_rows(const struct favor_plan *plan, enum favor_state_kind kind) {
   const struct schedule *schedule = &plan->schedule;
+  if (range_count(schedule->shard) == 0) return NULL;
   for (int parity = 0; parity < 2; parity++) {
     const struct span *span = &schedule->spans[parity];
     if (!span->is_member) continue;
@@ -39,7 +40,7 @@ static void *exported_rows(const struct favor_plan *plan, enum favor_state_kind 
       return plan->rows[SLOT_SPAN_0 + parity];
     }
   }
-  if (kind == FAVOR_STATE_PREFIX || range_count(schedule->shard) == 0) return NULL;
+  if (kind == FAVOR_STATE_PREFIX) return NULL;
   return plan->rows[SLOT_OWN];
 }
 

@@ -45,10 +45,9 @@ size_t plan_fixed_bytes(const struct favor_plan *plan) {
   size_t n_states = (size_t)count_chunks(plan), m_d = (size_t)plan->engine.shape.directions;
   size_t weights_bytes = plan->engine.ops->weights_bytes(&plan->engine.shape);
   for (int slot = 0; slot < N_SLOTS; slot++) n_states += has_slot(plan, slot);
-  /* A group keeps up to two more for what is on its way. */
-  for (int parity = 0; parity < 2; parity++) {
-    n_states += has_received(plan, parity) + 2 * has_slot(plan, SLOT_SPAN_0 + parity);
-  }
+  for (int parity = 0; parity < 2; parity++) n_states += has_received(plan, parity);
+  /* Each of the two groups keeps up to two more for what is on its way. */
+  if (plan->schedule.has_spans) n_states += 4;
   m_d *= (size_t)plan->engine.shape.key_width;
   return estimate_bytes(plan) + key_max_bytes(plan) + n_states * plan->unit_bytes * (size_t)n_units(plan) +
          (plan->method ? plan->method->bytes(plan) : 0) + (size_t)plan->threads * worker_whole_bytes(plan) +

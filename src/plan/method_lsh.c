@@ -421,7 +421,7 @@ static void attend(struct favor_plan *plan, const struct step_arrays *arrays) {
                                          (plan->units.begin + unit) % problem->kv_heads};
     lsh_draw(&name, run->rounds, run->sizes.hashes, problem->key_width, run->matrix);
     for (int parity = 0; parity < 2; parity++) {
-      if (!spans[parity].is_member) continue;
+      if (!spans[parity].is_member || range_count(spans[parity].piece) == 0) continue;
       attend_segment(plan, arrays, unit, tokens_segment(&plan->tokens, spans[parity].piece.begin));
       if (dist_has_failed(plan->context)) return;
     }

@@ -248,7 +248,7 @@ static void choose_transform(struct favor_plan *plan, const double *data) {
   if (plan->engine.shape.key_width == problem->key_width) plan->engine.shape.hadamard_width = width;
 }
 
-/* A group a span and row of the grid, in two rounds; or the axis of a method. */
+/* Two groups a row of the grid, for spans of either parity; or the axis of a method. */
 static void make_groups(struct favor_plan *plan) {
   if (plan->method) {
     int64_t row_of_grid = plan->context->rank / plan->grid.tokens;
@@ -257,11 +257,14 @@ static void make_groups(struct favor_plan *plan) {
   }
   if (!plan->schedule.has_spans) return;
   int64_t row = plan->context->rank / plan->grid.tokens;
+  int color = range_count(plan->units) > 0 ? (int)row : -1;
   for (int parity = 0; parity < 2; parity++) {
     const struct span *span = &plan->schedule.spans[parity];
-    int color = span->is_member ? (int)(row * plan->grid.tokens + span->first_part) : -1;
-    dist_group_create(plan->context, color, range_count(plan->units) * plan->engine.shape.features,
-                      plan->engine.row_bytes, plan->problem.scan, &plan->groups[parity]);
+    enum favor_status status =
+        dist_group_create(plan->context, color, range_count(plan->units) * plan->engine.shape.features,
+                          plan->engine.row_bytes, plan->problem.scan, &plan->groups[parity]);
+    if (status != FAVOR_OK || color < 0) continue;
+    dist_group_set(plan->groups[parity], (int)span->first_part, (int)span->n_parts);
   }
 }
 

@@ -56,10 +56,11 @@ void tokens_spans(const struct tokens *tokens, int64_t n_parts, int64_t index, s
       if (range_count(other) > 0) last = next;
     }
     struct range own = tokens_shard(tokens, n_parts, index);
-    if (index >= part && index <= last && range_count(own) > 0) {
+    if (index >= part && index <= last) {
       struct span *span = &spans[number % 2];
       span->is_member = true;
       span->first_part = part;
+      span->n_parts = last - part + 1;
       span->is_first = index == part;
       span->is_last = index == last;
       span->piece.begin = own.begin > segment.begin ? own.begin : segment.begin;

@@ -32,10 +32,11 @@ struct range tokens_shard(const struct tokens *tokens, int64_t n_parts, int64_t 
 
 /* A segment that several parts share. */
 struct span {
-  bool is_member;         /* of this part: it owns some of the segment's tokens */
+  bool is_member;         /* of this part: it owns some of the segment's tokens, or stands between parts that do */
   int64_t first_part;     /* the span's name: the first part that owns some of it */
+  int64_t n_parts;        /* from that to the last one that does */
   bool is_first, is_last; /* among the parts that own some of it */
-  struct range piece;     /* the tokens of it that this part owns */
+  struct range piece;     /* the tokens of it that this part owns, possibly none */
 };
 
 /* The at most two spans of part `index`. Spans are numbered along the axis; those of one part have numbers of
