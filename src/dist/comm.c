@@ -81,6 +81,7 @@ void dist_inject(struct favor_context *context, enum dist_site site, int rank, i
   context->fault_site = site;
   context->fault_rank = rank;
   context->fault_skip = skip;
+  context->fault_stall_s = 0;
 }
 
 const char *dist_site_name(enum dist_site site) {
@@ -104,11 +105,15 @@ const char *dist_site_name(enum dist_site site) {
 
 bool dist_inject_text(struct favor_context *context, const char *text) {
   char name[32];
-  int rank, skip;
-  if (sscanf(text, "%31s %d %d", name, &rank, &skip) != 3) return false;
+  int rank, skip, end = -1;
+  double stall_s = 0;
+  sscanf(text, "%31s %d %d stall %lf%n", name, &rank, &skip, &stall_s, &end);
+  if (end < 0) sscanf(text, "%31s %d %d%n", name, &rank, &skip, &end);
+  if (end < 0 || text[end] != '\0') return false;
   for (int site = DIST_SITE_NONE; site < DIST_N_SITES; site++) {
     if (strcmp(name, dist_site_name((enum dist_site)site)) != 0) continue;
     dist_inject(context, (enum dist_site)site, rank, skip);
+    context->fault_stall_s = stall_s;
     return true;
   }
   return false;

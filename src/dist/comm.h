@@ -33,7 +33,9 @@ struct favor_context {
   char message[STATUS_TEXT_BYTES]; /* of the last agreed error */
   enum dist_site fault_site;       /* injected failure, for tests */
   int fault_rank;
-  int fault_skip; /* agreements at the site to let pass first */
+  int fault_skip;           /* agreements at the site to let pass first */
+  double fault_stall_s;     /* not 0: it does not fail, it only comes so much later */
+  struct dist_watch *watch; /* over this rank's waiting (dist/watch.h), or NULL; not the context's own */
 };
 
 /* Local: records an error of this rank; the first is kept. Thread-safe inside an OpenMP region. Returns code. */
@@ -49,7 +51,8 @@ enum favor_status dist_check(struct favor_context *context, int mpi_code, const 
 
 /* Local: from now on the agreement at `site` fails on `rank` with FAVOR_EINTERNAL, after `skip` passes. */
 void dist_inject(struct favor_context *context, enum dist_site site, int rank, int skip);
-/* Local: the same from text, "SITE RANK SKIP"; false where it is not of that form. */
+/* Local: the same from text, "SITE RANK SKIP"; or, with "SITE RANK SKIP stall SECONDS", the rank comes to the agreement
+ * that much later, and nothing fails. False where the text is not of that form. */
 bool dist_inject_text(struct favor_context *context, const char *text);
 /* The names of sites, for tests and messages; NULL past the last. */
 const char *dist_site_name(enum dist_site site);

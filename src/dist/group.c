@@ -6,6 +6,7 @@
 
 #include "base/memory.h"
 #include "dist/group_internal.h"
+#include "dist/watch.h"
 
 static void merge_rows(void *from, void *into, int *n_rows, MPI_Datatype *type) {
   (void)type;
@@ -81,7 +82,9 @@ enum favor_status dist_group_create(struct favor_context *context, int color, in
   if (lacks_memory) dist_fail(context, FAVOR_ENOMEM, "no memory for a group of ranks");
   /* A rank that failed takes part in the split all the same. */
   MPI_Comm comm;
+  dist_watch_enter(context->watch, "splitting the ranks into groups");
   int mpi_code = MPI_Comm_split(context->comm, made ? color : MPI_UNDEFINED, context->rank, &comm);
+  dist_watch_leave(context->watch);
   enum favor_status status = dist_check(context, mpi_code, "splitting the ranks into groups");
   if (!made || status != FAVOR_OK) {
     free(made);
@@ -128,11 +131,15 @@ enum favor_status dist_group_progress(struct dist_group *group, bool *is_done) {
 }
 
 enum favor_status dist_group_end(struct dist_group *group) {
-  for (bool is_done = false;;) {
-    enum favor_status status = dist_group_progress(group, &is_done);
-    if (is_done) return status;
+  bool is_done = false;
+  dist_watch_enter(group->context->watch, "merging states");
+  enum favor_status status = dist_group_progress(group, &is_done);
+  while (!is_done) {
     sched_yield(); /* the rank that this one waits for may need its core */
+    status = dist_group_progress(group, &is_done);
   }
+  dist_watch_leave(group->context->watch);
+  return status;
 }
 
 /* ---- one state from rank to rank -------------------------------------------------------------------------------- */
