@@ -136,6 +136,50 @@ FAVOR_API enum favor_status favor_output_finish(struct favor_output_file **file)
 /* Collective, without communication: rank 0 removes the temporary. Accepts NULL, sets it to NULL. */
 FAVOR_API void favor_output_abandon(struct favor_output_file **file);
 
+/* ---- beside the arithmetic ---------------------------------------------------------------------------------------
+ *
+ * A lane is a thread of the rank that reads tensors and writes outputs in the order in which it is asked to, while the
+ * caller computes. It makes no MPI call and blocks all signals. Create it while the calling thread may run on all cores
+ * of the rank: it inherits them. One thread uses a lane.
+ *
+ * HDF5 is not thread-safe. Contiguous tensors and all writes go without it; but from the moment that a chunked tensor
+ * is to be read until the wait for that read, the caller makes no call that enters HDF5: of this header all that open,
+ * close, create or finish files, read chunked tensors or small data, or set attributes. And a tensor or an output that
+ * the lane has jobs for is used through the lane only, until the wait for the last of them. */
+struct favor_lane;
+
+/* What a lane did, from its creation on. */
+struct favor_lane_times {
+  double read_s, write_s;            /* it was busy with that */
+  double cpu_s;                      /* its thread was on a core */
+  double wait_s;                     /* the caller was blocked: in waits, or for room in the queue */
+  int64_t bytes_read, bytes_written; /* as in the files */
+};
+
+/* Local. Errors: FAVOR_ENOMEM (no memory, or no thread). On failure *lane is NULL. */
+FAVOR_API enum favor_status favor_lane_create(struct favor_context *context, struct favor_lane **lane);
+
+/* Local, asynchronous: as favor_tensor_read and favor_output_write. They return the job's ticket, 0, 1, 2, ... in the
+ * order of calls; its error comes with a wait. The array is the lane's until then. The queue takes 64 jobs; these
+ * functions block while it is full. */
+FAVOR_API int64_t favor_lane_read(struct favor_lane *lane, struct favor_tensor *tensor, int64_t head_begin,
+                                  int64_t head_end, int64_t token_begin, int64_t token_end,
+                                  enum favor_precision precision, void *data);
+FAVOR_API int64_t favor_lane_write(struct favor_lane *lane, struct favor_output_file *file, int index,
+                                   int64_t head_begin, int64_t head_end, int64_t token_begin, int64_t token_end,
+                                   enum favor_precision precision, const void *data);
+
+/* Local. Waits until the job of this ticket and all before it are done; ticket -1: all jobs. Returns the first error of
+ * any job so far, also one after this ticket, and leaves it with the context the first time; after an error the jobs
+ * that follow are passed over. */
+FAVOR_API enum favor_status favor_lane_wait(struct favor_lane *lane, int64_t ticket);
+
+/* Local. */
+FAVOR_API void favor_lane_times(const struct favor_lane *lane, struct favor_lane_times *times);
+
+/* Local. Waits for all jobs; an error that no wait has fetched is lost. Accepts NULL, sets it to NULL. */
+FAVOR_API void favor_lane_destroy(struct favor_lane **lane);
+
 /* The HDF5 version that runs, e.g. "1.10.8". Local. The string is static. */
 FAVOR_API const char *favor_hdf5_version(void);
 

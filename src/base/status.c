@@ -4,13 +4,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-void status_set(struct status *status, enum favor_status code, const char *format, ...) {
-  if (status->code != FAVOR_OK) return;
+enum favor_status status_set(struct status *status, enum favor_status code, const char *format, ...) {
+  if (status->code != FAVOR_OK) return code;
   status->code = code;
   va_list arguments;
   va_start(arguments, format);
   vsnprintf(status->text, sizeof status->text, format, arguments);
   va_end(arguments);
+  return code;
 }
 
 void status_clear(struct status *status) {

@@ -63,6 +63,10 @@ enum favor_status dist_fail(struct favor_context *context, enum favor_status cod
   return code;
 }
 
+enum favor_status dist_fail_status(struct favor_context *context, const struct status *status) {
+  return status->code == FAVOR_OK ? FAVOR_OK : dist_fail(context, status->code, "%s", status->text);
+}
+
 enum favor_status dist_check(struct favor_context *context, int mpi_code, const char *what) {
   if (mpi_code == MPI_SUCCESS) return FAVOR_OK;
   char reason[MPI_MAX_ERROR_STRING] = "";

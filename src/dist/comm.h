@@ -40,6 +40,10 @@ struct favor_context {
 enum favor_status dist_fail(struct favor_context *context, enum favor_status code, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
+/* Local: the same with an error that was found without the context, say by another thread; FAVOR_OK records nothing.
+ * Returns its code. */
+enum favor_status dist_fail_status(struct favor_context *context, const struct status *status);
+
 /* Local: has this rank an error that is not agreed yet? */
 static inline bool dist_has_failed(const struct favor_context *context) { return context->pending.code != FAVOR_OK; }
 

@@ -205,12 +205,18 @@ void hdf5_type_describe(hid_t id, char *text, size_t size) {
     snprintf(text, size, "%s", class >= 0 && class < H5T_NCLASSES && names[class] ? names[class] : "unknown");
 }
 
-enum favor_status hdf5_fail_read(struct favor_context *context, const char *path, const char *name) {
+enum favor_status hdf5_status_read(struct status *status, const char *path, const char *name) {
   struct hdf5_reason reason = hdf5_reason();
   if (reason.is_filter)
-    return dist_fail(context, FAVOR_EDATA, "compressed dataset %s of %s cannot be decoded (%s)", name, path,
-                     reason.text);
-  return dist_fail(context, FAVOR_EIO, "dataset %s of %s cannot be read (%s)", name, path, reason.text);
+    return status_set(status, FAVOR_EDATA, "compressed dataset %s of %s cannot be decoded (%s)", name, path,
+                      reason.text);
+  return status_set(status, FAVOR_EIO, "dataset %s of %s cannot be read (%s)", name, path, reason.text);
+}
+
+enum favor_status hdf5_fail_read(struct favor_context *context, const char *path, const char *name) {
+  struct status status = {0};
+  hdf5_status_read(&status, path, name);
+  return dist_fail_status(context, &status);
 }
 
 const char *favor_hdf5_version(void) {

@@ -10,6 +10,8 @@
 
 #include <favor/favor_io.h>
 
+#include "base/status.h"
+
 /* HDF5 prints its error stack unless told otherwise. Between begin and end it does not; end restores what the calling
  * program had set. */
 struct hdf5_quiet {
@@ -55,5 +57,7 @@ void hdf5_type_describe(hid_t id, char *text, size_t size);
 
 /* Records that reading a dataset failed: FAVOR_EDATA where the data cannot be decoded, else FAVOR_EIO. */
 enum favor_status hdf5_fail_read(struct favor_context *context, const char *path, const char *name);
+/* The same without a context. */
+enum favor_status hdf5_status_read(struct status *status, const char *path, const char *name);
 
 #endif

@@ -9,6 +9,7 @@
 
 #include "base/memory.h"
 #include "dist/agree.h"
+#include "io/output_file.h"
 #include "io/output_layout.h"
 #include "io/positioned.h"
 #include "io/slab.h"
@@ -177,50 +178,63 @@ enum favor_status favor_output_create(struct favor_context *context, const struc
 
 /* ---- writing ----------------------------------------------------------------------------------------------------- */
 
-static enum favor_status write_runs(struct favor_output_file *file, const struct output_tensor *tensor,
-                                    const struct slab_runs *runs, const void *rows) {
+static enum favor_status write_runs(const struct favor_output_file *file, const struct output_tensor *tensor,
+                                    const struct slab_runs *runs, const void *rows, struct status *status) {
   int64_t row_bytes = slab_row_bytes(&tensor->shape);
   for (int64_t i = 0; i < runs->n_runs; i++) {
     int64_t offset = tensor->offset + (runs->file_row + i * runs->file_stride) * row_bytes;
     const char *from = (const char *)rows + i * runs->buffer_stride * row_bytes;
     int error = positioned_write(file->fd, from, (size_t)(runs->run_rows * row_bytes), offset);
     if (error != 0)
-      return dist_fail(file->context, FAVOR_EIO, "writing %s of %s failed on rank %d: %s", tensor->name, file->part,
-                       file->context->rank, strerror(error));
+      return status_set(status, FAVOR_EIO, "writing %s of %s failed on rank %d: %s", tensor->name, file->part,
+                        file->context->rank, strerror(error));
   }
   return FAVOR_OK;
 }
 
 static enum favor_status write_piece(struct favor_output_file *file, const struct output_tensor *tensor,
-                                     const struct slab_walk *walk, enum favor_precision precision, const void *data) {
+                                     const struct slab_walk *walk, enum favor_precision precision, const void *data,
+                                     struct status *status) {
   struct slab_runs runs = slab_walk_runs(walk);
   int64_t array_row = type_is_native(tensor->shape.type, precision) ? slab_walk_array_row(walk) : -1;
-  if (array_row >= 0)
-    return write_runs(file, tensor, &runs, (const char *)data + array_row * slab_row_bytes(&tensor->shape));
+  if (array_row >= 0) {
+    const void *rows = (const char *)data + array_row * slab_row_bytes(&tensor->shape);
+    return write_runs(file, tensor, &runs, rows, status);
+  }
   int64_t head, token;
   if (!slab_encode(walk, data, precision, file->buffer, &head, &token))
-    return dist_fail(file->context, FAVOR_EDATA,
-                     "a value of %s at head %lld, token %lld does not fit into %s; use --out-type float32",
-                     tensor->name, (long long)head, (long long)token, favor_type_name(tensor->shape.type));
-  return write_runs(file, tensor, &runs, file->buffer);
+    return status_set(status, FAVOR_EDATA,
+                      "a value of %s at head %lld, token %lld does not fit into %s; use --out-type float32",
+                      tensor->name, (long long)head, (long long)token, favor_type_name(tensor->shape.type));
+  return write_runs(file, tensor, &runs, file->buffer, status);
+}
+
+enum favor_status output_write(struct favor_output_file *file, int index, const struct slab *slab,
+                               enum favor_precision precision, const void *data, struct status *status) {
+  if (index < 0 || index >= file->n_tensors)
+    return status_set(status, FAVOR_EUSAGE, "%s has no tensor number %d", file->path, index);
+  const struct output_tensor *tensor = &file->tensors[index];
+  if (!slab_is_inside(slab, &tensor->shape))
+    return status_set(status, FAVOR_EUSAGE, "heads [%lld, %lld) and tokens [%lld, %lld) are not all in %s of %s",
+                      (long long)slab->head_begin, (long long)slab->head_end, (long long)slab->token_begin,
+                      (long long)slab->token_end, tensor->name, file->path);
+  int64_t group_heads = tensor->shape.layout == FAVOR_TOKENS_FIRST ? tensor->shape.heads : 1;
+  struct slab_walk walk = slab_walk_start(&tensor->shape, slab, group_heads, false, file->buffer_bytes);
+  while (status->code == FAVOR_OK && slab_walk_next(&walk)) write_piece(file, tensor, &walk, precision, data, status);
+  return status->code;
 }
 
 enum favor_status favor_output_write(struct favor_output_file *file, int index, int64_t head_begin, int64_t head_end,
                                      int64_t token_begin, int64_t token_end, enum favor_precision precision,
                                      const void *data) {
-  struct slab whole = {head_begin, head_end, token_begin, token_end};
-  if (index < 0 || index >= file->n_tensors)
-    return dist_fail(file->context, FAVOR_EUSAGE, "%s has no tensor number %d", file->path, index);
-  const struct output_tensor *tensor = &file->tensors[index];
-  if (!slab_is_inside(&whole, &tensor->shape))
-    return dist_fail(file->context, FAVOR_EUSAGE, "heads [%lld, %lld) and tokens [%lld, %lld) are not all in %s of %s",
-                     (long long)head_begin, (long long)head_end, (long long)token_begin, (long long)token_end,
-                     tensor->name, file->path);
-  int64_t group_heads = tensor->shape.layout == FAVOR_TOKENS_FIRST ? tensor->shape.heads : 1;
-  enum favor_status status = FAVOR_OK;
-  struct slab_walk walk = slab_walk_start(&tensor->shape, &whole, group_heads, false, file->buffer_bytes);
-  while (status == FAVOR_OK && slab_walk_next(&walk)) status = write_piece(file, tensor, &walk, precision, data);
-  return status;
+  const struct slab slab = {head_begin, head_end, token_begin, token_end};
+  struct status status = {0};
+  output_write(file, index, &slab, precision, data, &status);
+  return dist_fail_status(file->context, &status);
+}
+
+void output_shape(const struct favor_output_file *file, int index, struct favor_tensor_shape *shape) {
+  *shape = file->tensors[index].shape;
 }
 
 const char *favor_output_part(const struct favor_output_file *file) { return file->part; }
