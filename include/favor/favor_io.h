@@ -103,18 +103,23 @@ struct favor_output_spec {
   int n_tensors;
   const struct favor_output_small *small;
   int n_small;
-  const struct favor_attribute *attributes;
+  const struct favor_attribute *attributes; /* NaN where favor_output_set_attributes will give the number */
   int n_attributes;
+  bool is_resumable; /* a failure to finish leaves the temporary, for favor_output_resume */
 };
 
-/* Collective. Rank 0 lays out PATH.favor-part (contiguous datasets, space reserved), every rank opens it.
- * Errors: FAVOR_ECREATE (exists, no directory, no permission, no space), FAVOR_EUSAGE (no shape of a tensor, or ranks
- * ask for different files), FAVOR_ENOMEM. On failure *file is NULL and no temporary file is left. */
+/* Collective. Rank 0 lays out PATH.favor-part (contiguous datasets, space reserved), every rank opens it. Rank 0 holds
+ * a lock on it as long as the file is open; what a killed run left under that name is replaced. Every dataset has
+ * checksums (doc/file-format.md); they add up as rows are written, so every row of a tensor is to be written once.
+ * Errors: FAVOR_ECREATE (exists, no directory, no permission, no space, another run is writing it), FAVOR_EUSAGE (no
+ * shape of a tensor, or ranks ask for different files), FAVOR_ENOMEM. On failure *file is NULL and no temporary file is
+ * left. */
 FAVOR_API enum favor_status favor_output_create(struct favor_context *context, const struct favor_output_spec *spec,
                                                 struct favor_output_file **file);
 
 /* Local. Writes flat heads x tokens of tensor `index` from data [heads][tokens][width], float or double by precision,
- * converted to the dataset's type by rounding to nearest. Errors: FAVOR_EIO, FAVOR_EDATA (a value does not fit into the
+ * converted to the dataset's type by rounding to nearest. A row is to be written once, by one rank: a second time it
+ * would count twice in its checksum. Errors: FAVOR_EIO, FAVOR_EDATA (a value does not fit into the
  * type), FAVOR_EUSAGE (no such tensor, a range outside it). */
 FAVOR_API enum favor_status favor_output_write(struct favor_output_file *file, int index, int64_t head_begin,
                                                int64_t head_end, int64_t token_begin, int64_t token_end,
@@ -129,12 +134,44 @@ FAVOR_API const char *favor_output_part(const struct favor_output_file *file);
 FAVOR_API enum favor_status favor_output_set_attributes(struct favor_output_file *file,
                                                         const struct favor_attribute *attributes, int n_attributes);
 
-/* Collective. fsync, agree, rename; on any error of any rank the temporary is removed. Sets *file to NULL always.
- * Errors: FAVOR_EIO, FAVOR_ECREATE (rename refused). */
+/* Collective. fsync, agree, checksums, rename; on any error of any rank the temporary is removed, or kept where
+ * spec.is_resumable. Sets *file to NULL always. Errors: FAVOR_EIO, FAVOR_ECREATE (rename refused). */
 FAVOR_API enum favor_status favor_output_finish(struct favor_output_file **file);
 
 /* Collective, without communication: rank 0 removes the temporary. Accepts NULL, sets it to NULL. */
 FAVOR_API void favor_output_abandon(struct favor_output_file **file);
+
+/* ---- outputs that outlive a run ----------------------------------------------------------------------------------
+ *
+ * A checkpoint of a run that writes an output holds the output's id and sums, taken when favor_output_sync had
+ * succeeded on all ranks; another run, of any number of ranks, goes on with its temporary from there. It writes again
+ * every row that was not counted in these sums, and no other. */
+
+/* Local. Names this temporary among all that ever had its path; it survives the process, and is gone from the finished
+ * file. The same on all ranks. */
+FAVOR_API uint64_t favor_output_id(const struct favor_output_file *file);
+
+/* Local. How many checksums a file has, open or yet to be. */
+FAVOR_API int64_t favor_output_n_sums(const struct favor_output_file *file);
+FAVOR_API int64_t favor_output_spec_n_sums(const struct favor_output_spec *spec);
+
+/* Collective, without agreement. On every rank, sums [favor_output_n_sums] of all rows that any rank has written so
+ * far. Errors: FAVOR_EMPI. */
+FAVOR_API enum favor_status favor_output_sums(const struct favor_output_file *file, uint64_t *sums);
+
+/* Local. What this rank wrote is on the disk. Errors: FAVOR_EIO. */
+FAVOR_API enum favor_status favor_output_sync(struct favor_output_file *file);
+
+/* Collective, without communication: closes the file, and the temporary stays, locked no more. Accepts NULL, sets it to
+ * NULL. */
+FAVOR_API void favor_output_keep(struct favor_output_file **file);
+
+/* Collective. As favor_output_create, but goes on with the temporary of this id, which was made from the same
+ * specification; attributes that were set are as laid out again. id and sums (favor_output_spec_n_sums numbers) are
+ * rank 0's. Errors: as favor_output_create, and FAVOR_EDATA (the temporary is missing, or not that one). On failure
+ * *file is NULL, and what has the temporary's name stays. */
+FAVOR_API enum favor_status favor_output_resume(struct favor_context *context, const struct favor_output_spec *spec,
+                                                uint64_t id, const uint64_t *sums, struct favor_output_file **file);
 
 /* ---- beside the arithmetic ---------------------------------------------------------------------------------------
  *

@@ -79,6 +79,15 @@ enum favor_status dist_sum_double(struct favor_context *context, double *values,
   return reduce_in_place(context, values, n, MPI_DOUBLE, MPI_SUM);
 }
 
+enum favor_status dist_sum_uint64(struct favor_context *context, uint64_t *values, int64_t n) {
+  static const int64_t PIECE = 1 << 20;
+  enum favor_status status = FAVOR_OK;
+  for (int64_t done = 0; done < n && status == FAVOR_OK; done += PIECE)
+    status = reduce_in_place(context, values + done, dist_count(n - done < PIECE ? n - done : PIECE), MPI_UINT64_T,
+                             MPI_SUM);
+  return status;
+}
+
 uint64_t dist_digest(uint64_t digest, const void *data, size_t bytes) {
   const unsigned char *byte = data;
   for (size_t i = 0; i < bytes; i++) digest = (digest ^ byte[i]) * UINT64_C(1099511628211);

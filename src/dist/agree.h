@@ -18,6 +18,7 @@ enum favor_status dist_broadcast(struct favor_context *context, void *data, size
 enum favor_status dist_max_int64(struct favor_context *context, int64_t *values, int n);
 enum favor_status dist_max_double(struct favor_context *context, double *values, int n);
 enum favor_status dist_sum_double(struct favor_context *context, double *values, int n);
+enum favor_status dist_sum_uint64(struct favor_context *context, uint64_t *values, int64_t n); /* modulo 2^64 */
 
 /* FNV-1a, for digests; start with DIST_DIGEST_START. */
 #define DIST_DIGEST_START UINT64_C(14695981039346656037)

@@ -62,6 +62,11 @@ static int64_t file_row(const struct favor_tensor_shape *shape, int64_t head, in
   return (head / shape->heads * shape->tokens + token) * shape->heads + head % shape->heads;
 }
 
+struct slab_pitch slab_file_pitch(const struct favor_tensor_shape *shape) {
+  if (is_tokens_first(shape)) return (struct slab_pitch){.head = 1, .token = shape->heads};
+  return (struct slab_pitch){.head = shape->tokens, .token = 1};
+}
+
 struct slab_walk slab_walk_start(const struct favor_tensor_shape *shape, const struct slab *whole, int64_t group_heads,
                                  bool may_sieve, int64_t buffer_bytes) {
   struct slab_walk walk = {.shape = shape, .whole = *whole, .may_sieve = may_sieve};
