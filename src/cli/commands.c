@@ -53,9 +53,13 @@ static const char verify_details[] =
 
 static const char inspect_details[] =
     "Lists the datasets of an HDF5 file with their shapes, types and layout, and the options that it was made with.\n"
+    "With --check it reads all data of a file that favor wrote, on as many ranks as there are, and tells which "
+    "datasets,\n"
+    "heads and tokens are not what was written; exit code 65 where any is not, or has no checksum.\n"
     "\n"
     "Examples:\n"
     "  favor inspect out.h5\n"
+    "  mpirun -n 4 favor inspect out.h5 --check\n"
     "  favor inspect out.h5 --json\n";
 
 static const char bench_details[] =
@@ -97,7 +101,7 @@ static const struct command_entry entries[] = {
      "write q, k, v: random, or from a FASTA file", make_details},
     {"verify", COMMAND_VERIFY, cmd_verify, 2, 2, true, "IN OUT [options]",
      "recompute sampled rows of OUT, and against exact softmax", verify_details},
-    {"inspect", COMMAND_INSPECT, cmd_inspect, 1, 1, false, "FILE [--json]",
+    {"inspect", COMMAND_INSPECT, cmd_inspect, 1, 1, false, "FILE [--check] [--json]",
      "what a file holds, and the options it was made with", inspect_details},
     {"bench", COMMAND_BENCH, cmd_bench, 1, 1, true, "kernel [options]", "speed against this machine's own limits",
      bench_details},

@@ -486,6 +486,13 @@ static const struct option table[OPTION_N_KEYS] = {
                      .argument = "R",
                      .help = "of the output that are recomputed"},
 
+    [OPTION_CHECK] = {.name = "check",
+                      .commands = COMMAND_INSPECT,
+                      .kind = KIND_FLAG,
+                      .preset = "false",
+                      SETTING,
+                      .help = "verify the checksums of all datasets"},
+
     [OPTION_MAPS] = {.name = "maps",
                      .commands = COMMAND_STUDY,
                      .kind = KIND_TEXT,

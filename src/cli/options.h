@@ -68,6 +68,8 @@ enum option_key {
   OPTION_TYPE,
   /* verify */
   OPTION_ROWS,
+  /* inspect */
+  OPTION_CHECK,
   /* study */
   OPTION_MAPS,
   OPTION_PROJECTIONS,

@@ -336,6 +336,17 @@ enum favor_status tensor_read(struct favor_tensor *tensor, const struct slab *sl
   return status->code;
 }
 
+enum favor_status tensor_walk(struct favor_tensor *tensor, const struct slab *slab,
+                              void (*take)(void *self, const struct slab_walk *walk, const void *rows), void *self,
+                              struct status *status) {
+  struct slab_walk walk =
+      slab_walk_start(&tensor->shape, slab, tensor->group_heads, tensor->fd >= 0, tensor->buffer_bytes);
+  while (status->code == FAVOR_OK && slab_walk_next(&walk)) {
+    if (read_rows(tensor, &walk, tensor->buffer, status) == FAVOR_OK) take(self, &walk, tensor->buffer);
+  }
+  return status->code;
+}
+
 enum favor_status favor_tensor_read(struct favor_tensor *tensor, int64_t head_begin, int64_t head_end,
                                     int64_t token_begin, int64_t token_end, enum favor_precision precision,
                                     void *data) {

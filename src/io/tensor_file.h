@@ -10,4 +10,10 @@
 enum favor_status tensor_read(struct favor_tensor *tensor, const struct slab *slab, enum favor_precision precision,
                               void *data, struct status *status);
 
+/* Hands the rows of a slab to `take`, a buffer full at a time: as they stand in the file (of a big-endian dataset, the
+ * bytes of each element turned round), with the pitch of the walk. */
+enum favor_status tensor_walk(struct favor_tensor *tensor, const struct slab *slab,
+                              void (*take)(void *self, const struct slab_walk *walk, const void *rows), void *self,
+                              struct status *status);
+
 #endif
