@@ -198,7 +198,7 @@ static void test_same_file(void **state) {
     MPI_Barrier(MPI_COMM_WORLD);
     uint64_t *saved = checkpoint(&scratch, path, &file);
     assert_all(write_part(file, 0, STOP, STOP + 1500) && write_part(file, 1, 0, 3));
-    assert_all(stop == WITH_MORE_ROWS || set_error(file, 0.75));
+    assert_all(stop == WITH_MORE_ROWS || set_error(file, 0.1));
     favor_output_keep(&file);
     const int64_t bytes = file_bytes(part);
     assert_all(file == NULL && !file_exists(path) && bytes == file_bytes(reference_path(&scratch)) + 8);
