@@ -224,9 +224,10 @@ static enum favor_status write_runs(const struct favor_output_file *file, const 
   return FAVOR_OK;
 }
 
-/* Lets the kernel write to disk what the piece put into its cache, so that little is left for the end: of 1 GiB written
- * with pauses the last fsync then took 0.002 s and not 0.4, and the writes no longer; fdatasync every 64 or 256 MiB
- * held them up by 10 to 30 %. Errors come again with fsync. */
+/* Lets the kernel write to disk what the piece put into its cache, so that little is left for the end: of 1 GiB in
+ * pieces of 4 MiB with pauses of 20 ms, the last fsync took 0.002 s and not 0.4, and the writes no longer. fdatasync
+ * every 64 MiB does the same for the end, but made writes without pauses take 2.1 s and not 0.4. Errors come again with
+ * fsync. */
 static void start_writeback(const struct favor_output_file *file, const struct output_tensor *tensor,
                             const struct slab_runs *runs) {
   int64_t row_bytes = slab_row_bytes(&tensor->shape);
