@@ -61,12 +61,14 @@ static enum favor_status fail_locked(struct favor_context *context, const char *
  * the two was renamed or replaced by the run that held the lock. */
 static enum favor_status open_locked(struct favor_context *context, const char *path, const char *part, int *fd) {
   enum { MOST_ATTEMPTS = 100 };
+  struct stat stat;
   for (int i = 0; i < MOST_ATTEMPTS; i++) {
     *fd = open(part, O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
-    if (*fd < 0 && errno == ENOENT) return FAVOR_OK;
+    const int error = errno;
+    if (*fd < 0 && lstat(part, &stat) != 0) return FAVOR_OK; /* a directory that is not there is for others to find */
     if (*fd < 0)
       return dist_fail(context, FAVOR_ECREATE, "cannot open %s, which is in the way: %s; remove it", part,
-                       strerror(errno));
+                       strerror(error));
     const enum lock lock = lock_file(*fd);
     if (lock == LOCK_HELD && is_under_name(*fd, part)) return FAVOR_OK;
     close(*fd);
