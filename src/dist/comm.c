@@ -97,6 +97,7 @@ const char *dist_site_name(enum dist_site site) {
       [DIST_SITE_DATA_READ] = "data-read",
       [DIST_SITE_OUTPUT_CREATE] = "output-create",
       [DIST_SITE_OUTPUT_FINISH] = "output-finish",
+      [DIST_SITE_CHECKPOINT] = "checkpoint",
       [DIST_SITE_COMMAND] = "command",
   };
   return (unsigned)site < DIST_N_SITES ? names[site] : NULL;

@@ -21,7 +21,8 @@ enum dist_site {
   DIST_SITE_DATA_READ, /* int64, double, attributes */
   DIST_SITE_OUTPUT_CREATE,
   DIST_SITE_OUTPUT_FINISH,
-  DIST_SITE_COMMAND, /* a command's own agreement */
+  DIST_SITE_CHECKPOINT, /* writing and opening one */
+  DIST_SITE_COMMAND,    /* a command's own agreement */
   DIST_N_SITES
 };
 

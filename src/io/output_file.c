@@ -255,18 +255,6 @@ static int rename_part(const struct favor_output_file *file) {
   return error;
 }
 
-/* Makes the new name durable; 0 or an errno. */
-static int sync_directory(const char *path) {
-  const char *slash = strrchr(path, '/');
-  char *directory = slash ? strndup(path, (size_t)(slash - path) + 1) : strdup(".");
-  if (!directory) return ENOMEM;
-  int fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  int error = fd >= 0 && fsync(fd) == 0 ? 0 : errno;
-  if (fd >= 0) close(fd);
-  free(directory);
-  return error == EINVAL ? 0 : error; /* a file system that has nothing to do there */
-}
-
 /* Rank 0 only: the checked temporary becomes the output. */
 static void publish(struct favor_output_file *file) {
   struct identity identity;
@@ -283,7 +271,7 @@ static void publish(struct favor_output_file *file) {
     dist_fail(file->context, FAVOR_ECREATE, "cannot rename %s to %s: %s", file->part, file->path, strerror(error));
   if (error != 0) return;
   file->is_published = true;
-  error = sync_directory(file->path);
+  error = positioned_sync_directory(file->path);
   if (error != 0)
     dist_fail(file->context, FAVOR_EIO, "the directory of %s cannot be synchronised: %s", file->path, strerror(error));
 }
