@@ -89,11 +89,21 @@ static bool is_in_same_file(const struct favor_tensor *tensor) {
   return is_same;
 }
 
+/* The bytes before what HDF5 counts from. */
+static hsize_t user_block_bytes(hid_t file) {
+  hsize_t bytes = 0;
+  hid_t properties = H5Fget_create_plist(file);
+  H5Pget_userblock(properties, &bytes);
+  hdf5_release(properties);
+  return bytes;
+}
+
 /* The offset of the dataset where it is one run of bytes of this file that can be read without HDF5, else -1. HDF5
- * gives none of data that is chunked, compact, virtual, in external files, or not there yet. */
+ * gives none of data that is chunked, compact, virtual, in external files, or not there yet: HADDR_UNDEF, which is the
+ * largest number, or what becomes of that when 1.10 adds the user block to it. */
 static int64_t find_offset(const struct favor_tensor *tensor) {
   haddr_t offset = H5Dget_offset(tensor->dataset);
-  if (offset > INT64_MAX || !is_in_same_file(tensor)) return -1; /* HADDR_UNDEF is larger */
+  if (offset > INT64_MAX || offset < user_block_bytes(tensor->file) || !is_in_same_file(tensor)) return -1;
   return (int64_t)offset;
 }
 
@@ -229,8 +239,7 @@ enum favor_status favor_tensor_open(struct favor_context *context, const char *p
   uint64_t digest = dist_digest(DIST_DIGEST_START, path, strlen(path) + 1);
   digest = dist_digest(digest, name, strlen(name) + 1);
   digest = dist_digest(digest, &layout, sizeof layout);
-  enum favor_status status =
-      dist_agree(context, DIST_SITE_TENSOR_OPEN, digest, "tensors to open");
+  enum favor_status status = dist_agree(context, DIST_SITE_TENSOR_OPEN, digest, "tensors to open");
   if (status == FAVOR_OK) status = agree_on_shape(opened);
   if (status != FAVOR_OK) favor_tensor_close(&opened);
   *tensor = opened;
