@@ -18,7 +18,8 @@ FAVOR_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
     libhdf5-openmpi-dev libcmocka-dev libhts-dev libjansson-dev libinih-dev librandom123-dev libxxhash-dev
   )
   TEST_PACKAGES=(hdf5-tools gnuplot-nox)
-  SLOW_TEST_PACKAGES=(slurm-wlm munge)
+  FUZZ_PACKAGES=(clang libclang-rt-14-dev libomp-dev)
+  SLOW_TEST_PACKAGES=(slurm-wlm munge "${FUZZ_PACKAGES[@]}")
 }
 
 say() { printf '%s\n' "$*" >&2; }
