@@ -59,7 +59,9 @@ struct contents {
 };
 
 static unsigned char byte_of(const struct contents *c, int64_t record, size_t i) {
-  return (unsigned char)((uint64_t)(record * 131 + (int64_t)i * 7 + c->text[1]) * UINT64_C(0x9e3779b97f4a7c15) >> 56);
+  return (unsigned char)((uint64_t)(record * 131 + (int64_t)i * 7 + (int64_t)c->record_bytes) *
+                             UINT64_C(0x9e3779b97f4a7c15) >>
+                         56);
 }
 
 /* Collective: the first n_writers ranks have the records in even parts, the others none. */
@@ -467,8 +469,8 @@ static void test_leftovers(void **state) {
   struct scratch scratch;
   scratch_begin(&scratch);
   const char *path = scratch_path(&scratch, "checkpoint"), *part = scratch_path(&scratch, "checkpoint.new");
-  put_file(part, "left by a killed run; longer than what is to come, so that its end would show                    ",
-           99);
+  const char left[512] = "of a killed run, and longer than what is to come, so that its end would show";
+  put_file(part, left, sizeof left);
   assert_all(write_by(&scratch, path, &OTHER, mpi_size()) == FAVOR_OK && holds(&scratch, path, &OTHER));
   assert_all(scratch_count(&scratch) == 1);
   put_file(scratch_path(&scratch, "precious"), "precious", 8);
