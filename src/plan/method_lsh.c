@@ -1,5 +1,6 @@
 #include "plan/method_lsh.h"
 
+#include <stdatomic.h>
 #include <string.h>
 
 #include "base/memory.h"
@@ -298,17 +299,19 @@ static bool next_batch(const struct job *job) {
   return is_any;
 }
 
-/* The own part of a batch. */
+/* The own part of a batch: all threads go by its tiles, and each folds the next that none has taken. */
 static void fold_batch(const struct job *job) {
   const struct range work = job->run->batch_work[job->run->members.own];
+  _Atomic int64_t n_taken = 0;
 #pragma omp parallel num_threads(job->plan->threads) if (range_count(work) > EXACT_TILE)
   {
     binding_enter(job->plan->binding);
-#pragma omp single
-    for (int64_t begin = work.begin, end; begin < work.end; begin = end) {
+    int64_t tile = 0, mine = atomic_fetch_add(&n_taken, 1);
+    for (int64_t begin = work.begin, end; begin < work.end; begin = end, tile++) {
       end = tile_end(job, begin, work.end);
-#pragma omp task
+      if (tile < mine) continue;
       fold_tile(job, begin, end);
+      mine = atomic_fetch_add(&n_taken, 1);
     }
     binding_leave(job->plan->binding);
   }
