@@ -18,6 +18,16 @@ void hdf5_quiet_begin(struct hdf5_quiet *quiet) {
 
 void hdf5_quiet_end(const struct hdf5_quiet *quiet) { H5Eset_auto2(H5E_DEFAULT, quiet->print, quiet->data); }
 
+/* Of HDF5's long text about a system call that failed, what the system said. False where it is about something else. */
+static bool cut_to_system_error(char *text) {
+  static const char before[] = "error message = '";
+  char *begin = strstr(text, before), *end = begin ? strchr(begin + strlen(before), '\'') : NULL;
+  if (!end) return false;
+  *end = '\0';
+  memmove(text, begin + strlen(before), strlen(begin + strlen(before)) + 1);
+  return true;
+}
+
 /* H5E_WALK_UPWARD comes by the innermost error first; its text names the cause. */
 static herr_t note_error(unsigned n, const H5E_error2_t *error, void *data) {
   struct hdf5_reason *reason = data;
@@ -34,7 +44,14 @@ struct hdf5_reason hdf5_reason(void) {
   for (char *c = reason.text; *c; c++) {
     if (*c == '\n') *c = ' ';
   }
+  reason.is_system = cut_to_system_error(reason.text);
   return reason;
+}
+
+bool hdf5_fail_system(struct favor_context *context, const char *path) {
+  struct hdf5_reason reason = hdf5_reason();
+  if (reason.is_system) dist_fail(context, FAVOR_EIO, "reading %s failed: %s", path, reason.text);
+  return reason.is_system;
 }
 
 /* Every call of HDF5 forgets why the last one failed; here that is kept. */
@@ -69,7 +86,7 @@ static bool can_open(struct favor_context *context, const char *path) {
 hid_t hdf5_open_file(struct favor_context *context, const char *path) {
   if (!can_open(context, path)) return H5I_INVALID_HID;
   hid_t file = H5Fopen(path, H5F_ACC_RDONLY, H5P_DEFAULT);
-  if (file >= 0) return file;
+  if (file >= 0 || hdf5_fail_system(context, path)) return file;
   struct hdf5_reason reason = hdf5_reason();
   if (reason.is_foreign)
     dist_fail(context, FAVOR_EDATA, "%s is not an HDF5 file", path);
@@ -104,13 +121,14 @@ static void list_objects(hid_t file, char *text, size_t size) {
 
 hid_t hdf5_open_dataset(struct favor_context *context, hid_t file, const char *path, const char *name) {
   if (!hdf5_has_object(file, name)) {
+    if (hdf5_fail_system(context, path)) return H5I_INVALID_HID;
     char objects[512];
     list_objects(file, objects, sizeof objects);
     dist_fail(context, FAVOR_EDATA, "%s has no dataset %s; it has %s", path, name, objects);
     return H5I_INVALID_HID;
   }
   hid_t dataset = H5Dopen2(file, name, H5P_DEFAULT);
-  if (dataset < 0)
+  if (dataset < 0 && !hdf5_fail_system(context, path))
     dist_fail(context, FAVOR_EDATA, "%s of %s cannot be read as a dataset (%s)", name, path, hdf5_reason().text);
   return dataset;
 }

@@ -296,8 +296,10 @@ enum favor_status favor_output_finish(struct favor_output_file **file) {
   if (status == FAVOR_OK) {
     if (context->rank == 0) publish(finished);
     status = dist_agree(context, DIST_SITE_OUTPUT_FINISH, 0, "");
-    /* What failed leaves no output; where only MPI failed, the output is whole, and stays. */
-    if (status != FAVOR_OK && status != FAVOR_EMPI && finished->is_published) unlink(finished->path);
+    /* What failed leaves no output; where only MPI failed, the output is whole, and stays. So does one that replaced
+     * another: that is gone, and here is all that there is. */
+    if (status != FAVOR_OK && status != FAVOR_EMPI && finished->is_published && !finished->is_overwrite)
+      unlink(finished->path);
   }
   if (status != FAVOR_OK)
     favor_output_abandon(file);
