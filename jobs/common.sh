@@ -18,7 +18,7 @@ FAVOR_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
     libhdf5-openmpi-dev libcmocka-dev libhts-dev libjansson-dev libinih-dev librandom123-dev
   )
   TEST_PACKAGES=(hdf5-tools gnuplot-nox)
-  SLOW_TEST_PACKAGES=(slurm-wlm munge)
+  SLOW_TEST_PACKAGES=(slurm-wlm munge clang libclang-rt-dev libomp-dev)
 }
 
 say() { printf '%s\n' "$*" >&2; }

@@ -137,7 +137,7 @@ VECTORS static void begin_elements(int64_t n, const double *restrict x, int64_t 
     int64_t ceiling = exponent + shift_at(shift, column_shift, e) - is_power;
     int64_t is_ordinary = (bits >> 52 != 0) & (ceiling > -LARGEST) & (ceiling < LARGEST);
     uint32_t quotient = (uint32_t)(ceiling + (int64_t)OFFSET * BINNED_WIDTH) / BINNED_WIDTH;
-    index[e] = is_ordinary & (index[e] == BINNED_NONE) ? (int32_t)quotient - OFFSET : index[e];
+    index[e] = (is_ordinary & (index[e] == BINNED_NONE)) ? (int32_t)quotient - OFFSET : index[e];
   }
 }
 
