@@ -3,11 +3,18 @@
 #
 #   favor_add_unit_test(NAME SOURCES FILE... [LAYERS LAYER...] [LIBS LIBRARY...] [TIMEOUT SECONDS])
 #   favor_add_mpi_test(NAME SOURCES FILE... NP RANKS... [LAYERS LAYER...] [LIBS LIBRARY...] [TIMEOUT SECONDS])
-#   favor_add_script_test(NAME SCRIPT [ARGUMENT...])   SCRIPT is a path in tests/; exit code 77: skipped
+#   favor_add_script_test(NAME SCRIPT [ARGUMENT...] [TIMEOUT SECONDS])
+#                                                      SCRIPT is a path in tests/; exit code 77: skipped
 #
 # LAYERS defaults to every layer but the program. An MPI test is registered once a rank count, as NAME.np1, NAME.np2, ...
-# Every test is killed after TIMEOUT seconds (60 by default, 300 for scripts). What tests share is favor_test_support.
+# Every test is killed after TIMEOUT seconds (60 by default, 300 for scripts), and under sanitizers after three times as
+# many. What tests share is favor_test_support.
 pkg_check_modules(CMOCKA REQUIRED IMPORTED_TARGET cmocka)
+
+set(FAVOR_TEST_PATIENCE 1)
+if(CMAKE_C_FLAGS MATCHES sanitize)
+  set(FAVOR_TEST_PATIENCE 3)
+endif()
 
 set(FAVOR_TEST_LAYERS base kernel feature core dist plan io)
 
@@ -23,6 +30,7 @@ macro(favor_test_executable name)
   if(NOT arg_TIMEOUT)
     set(arg_TIMEOUT 60)
   endif()
+  math(EXPR arg_TIMEOUT "${FAVOR_TEST_PATIENCE} * ${arg_TIMEOUT}")
   add_executable(${name} ${arg_SOURCES})
   target_compile_options(${name} PRIVATE ${FAVOR_COMPILE_OPTIONS})
   target_link_libraries(${name} PRIVATE favor_test_support ${arg_LIBS} m)
@@ -52,6 +60,11 @@ function(favor_add_mpi_test name)
 endfunction()
 
 function(favor_add_script_test name script)
-  add_test(NAME ${name} COMMAND ${PROJECT_SOURCE_DIR}/tests/${script} ${ARGN})
-  set_tests_properties(${name} PROPERTIES TIMEOUT 300 SKIP_RETURN_CODE 77 LABELS script)
+  cmake_parse_arguments(arg "" "TIMEOUT" "" ${ARGN})
+  if(NOT arg_TIMEOUT)
+    set(arg_TIMEOUT 300)
+  endif()
+  math(EXPR arg_TIMEOUT "${FAVOR_TEST_PATIENCE} * ${arg_TIMEOUT}")
+  add_test(NAME ${name} COMMAND ${PROJECT_SOURCE_DIR}/tests/${script} ${arg_UNPARSED_ARGUMENTS})
+  set_tests_properties(${name} PROPERTIES TIMEOUT ${arg_TIMEOUT} SKIP_RETURN_CODE 77 LABELS script)
 endfunction()

@@ -15,10 +15,11 @@ FAVOR_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 {
   BUILD_PACKAGES=(
     gcc libc6-dev make cmake pkg-config openmpi-bin libopenmpi-dev libopenblas-pthread-dev liblapacke-dev
-    libhdf5-openmpi-dev libcmocka-dev libhts-dev libjansson-dev libinih-dev librandom123-dev
+    libhdf5-openmpi-dev libcmocka-dev libhts-dev libjansson-dev libinih-dev librandom123-dev libxxhash-dev
   )
   TEST_PACKAGES=(hdf5-tools gnuplot-nox)
-  SLOW_TEST_PACKAGES=(slurm-wlm munge)
+  FUZZ_PACKAGES=(clang libclang-rt-14-dev libomp-dev)
+  SLOW_TEST_PACKAGES=(slurm-wlm munge "${FUZZ_PACKAGES[@]}")
 }
 
 say() { printf '%s\n' "$*" >&2; }

@@ -59,6 +59,7 @@ extern "C" {
 /* In order of severity: where ranks fail differently, the highest is reported. */
 enum favor_status {
   FAVOR_OK = 0,
+  FAVOR_ESTOPPED,  /* ended before its end on request, and can go on */
   FAVOR_EVERIFY,   /* an answer was checked and is wrong */
   FAVOR_EUSAGE,    /* an argument or option is out of range or contradicts another */
   FAVOR_ECONFIG,   /* a configuration file is malformed */
@@ -258,8 +259,8 @@ struct favor_problem {
 
   /* Tokens on each side of a query (before it only, when causal); 0 is the token itself, -1 no window. With method
    * favor and maps that estimate the weights exp(scale q.k), that is positive, hyperbolic and oprf, these are attended
-   * to with exactly those weights, beside features for all others; the plan then keeps its shard in memory, in one step
-   * FAVOR_ATTEND, after those that estimate. */
+   * to with exactly those weights, beside features for all others; the plan then keeps its shard in memory, in one
+   * block after those that estimate. */
   int64_t window;
   int64_t global_tokens; /* method window: of each segment, its first ones: all attend to them, and they to all */
   int64_t lsh_rounds;    /* from 1 to 64 */
@@ -270,8 +271,12 @@ struct favor_problem {
   int threads; /* of this rank; 0: OMP_NUM_THREADS, else the cores this rank may use over the ranks sharing them */
   int64_t grid_heads, grid_tokens; /* process grid; both 0: chosen by cost; their product <= ranks */
   enum favor_scan scan;
-  int64_t block_tokens; /* tokens a step touches at most, rounded to whole runs; 0: chosen from memory_bytes */
-  int64_t memory_bytes; /* per rank, for states, scratch and the caller's blocks; 0: no bound */
+  /* Data passes block by block (see favor_plan_run_block); methods that take a whole shard at once do not stream. */
+  bool is_streamed;
+  int64_t block_tokens; /* streamed: tokens of a rank's part of a block at most, rounded to whole runs; 0: chosen */
+  int64_t memory_bytes; /* per rank, for states, scratch and what the caller holds; 0: no bound */
+  int64_t blocks_held;  /* blocks that the caller holds at a time; 0: one */
+  int64_t caller_bytes; /* what else it holds, of memory_bytes */
 };
 
 /* One head, width 64, 256 features, causal off, no window, 4 rounds and chunks of 64 for lsh, everything automatic;
@@ -315,10 +320,10 @@ struct favor_shard {
   int64_t token_begin, token_end;
 };
 
-/* Local. */
+/* Local. Of a streamed plan the tokens are all, of which each block says what is this rank's. */
 FAVOR_API void favor_plan_shard(const struct favor_plan *plan, struct favor_shard *shard);
 
-/* A rank's rows of a tensor: element (head, token, column) of the shard or step is
+/* A rank's rows of a tensor: element (head, token, column) of the shard or block is
  * data[head * head_stride + token * token_stride + column], counted from its first head and token.
  * Elements are double under FAVOR_PRECISION_F64 and float otherwise. */
 struct favor_input {
@@ -340,50 +345,78 @@ FAVOR_API enum favor_status favor_plan_execute(struct favor_plan *plan, const st
                                                const struct favor_input *k, const struct favor_input *v,
                                                const struct favor_output *out);
 
-/* ---- the same in steps, for data that does not fit into memory ----------------------------------------------------
+/* ---- the same block by block, for data that does not fit into memory ----------------------------------------------
  *
  *   favor_plan_begin(plan);
- *   for (i = 0; i < favor_plan_n_steps(plan); i++) {
- *     favor_plan_step(plan, i, &step);
- *     ... read what step.needs says of tokens [step.token_begin, step.token_end) of the shard's heads ...
- *     favor_plan_run_step(plan, i, &q, &k, &v, &out);
- *     ... write out if step.needs says so ...
+ *   for (i = 0; i < favor_plan_n_blocks(plan); i++) {
+ *     favor_plan_block(plan, i, &block);
+ *     ... read what block.needs says of tokens [block.token_begin, block.token_end) of the shard's heads ...
+ *     if (favor_plan_run_block(plan, i, &q, &k, &v, &out) != FAVOR_OK) break;
+ *     ... write out if block.needs says so ...
  *   }
  *   status = favor_plan_end(plan);
- */
-enum favor_verb {
-  FAVOR_ABSORB,        /* take keys and values into the state */
-  FAVOR_COMBINE_BEGIN, /* let the ranks' states meet: no arrays */
-  FAVOR_COMBINE_END,
-  FAVOR_EMIT,     /* turn queries (and, where needed, keys and values) into outputs */
-  FAVOR_MEASURE,  /* take queries and keys into the moments that estimates come from; before all other steps */
-  FAVOR_ESTIMATE, /* let the ranks' moments meet, and estimate: no arrays */
-  FAVOR_ATTEND    /* all of the shard at once, by methods whose ranks need each other's tokens */
-};
+ *
+ * With problem.is_streamed a block is a part of the token axis, of which every rank takes some, at most
+ * favor_plan_info.block_tokens: memory does not depend on the number of tokens, and all ranks stand at one place after
+ * each block. A run that is not streamed has the rank's shard in one block. Before these come, where something is
+ * estimated from the data, blocks over all tokens that are only measured. */
 enum { FAVOR_NEEDS_Q = 1, FAVOR_NEEDS_K = 2, FAVOR_NEEDS_V = 4, FAVOR_NEEDS_OUT = 8 };
 
-struct favor_step {
-  enum favor_verb verb;
-  int64_t token_begin, token_end; /* global tokens; at most favor_plan_info.block_tokens of them */
-  unsigned needs;                 /* FAVOR_NEEDS_... */
+/* How far a run is, on all ranks. */
+struct favor_position {
+  int64_t tokens_emitted;  /* earlier tokens have their outputs */
+  int64_t tokens_absorbed; /* the states are of the keys up to here, from the start of the segment of tokens_emitted */
 };
 
-/* Local. Every output token of the shard is emitted by exactly one step. The number of steps differs between ranks. */
-FAVOR_API int64_t favor_plan_n_steps(const struct favor_plan *plan);
-FAVOR_API void favor_plan_step(const struct favor_plan *plan, int64_t index, struct favor_step *step);
+/* One rank's part of a block. */
+struct favor_block {
+  int64_t token_begin, token_end; /* global tokens, possibly none */
+  unsigned needs;                 /* FAVOR_NEEDS_... */
+  struct favor_position after;    /* once the block is done; the same on every rank */
+};
 
-/* Local: forgets every state, so that a run can start. */
+/* Local. The same number on every rank. Every output of the rank's heads is emitted in exactly one block of one rank of
+ * its row of the grid. */
+FAVOR_API int64_t favor_plan_n_blocks(const struct favor_plan *plan);
+FAVOR_API void favor_plan_block(const struct favor_plan *plan, int64_t index, struct favor_block *block);
+
+/* Collective where a run was left in the middle, else local: forgets every state, so that a run can start. */
 FAVOR_API void favor_plan_begin(struct favor_plan *plan);
 
-/* Runs one step; steps go in order. Collective for the COMBINE verbs, ESTIMATE and ATTEND, else local. Arrays start
- * at the step's first token; those that the step does not need may be NULL. After a local error the remaining steps
- * compute nothing, yet must be run, so that every rank meets in the collective ones. Errors: as favor_plan_execute. */
-FAVOR_API enum favor_status favor_plan_run_step(struct favor_plan *plan, int64_t index, const struct favor_input *q,
-                                                const struct favor_input *k, const struct favor_input *v,
-                                                const struct favor_output *out);
+/* Collective: runs one block; blocks go in order. Arrays start at the block's first token; those that it does not need
+ * may be NULL. First the ranks agree on what went wrong so far: what a rank meets in the block itself (tokens that
+ * cannot be computed with), or the caller left with the context since, is returned by the next block or by
+ * favor_plan_end. After an error nothing more is computed. Allocates nothing. Errors: as favor_plan_execute. */
+FAVOR_API enum favor_status favor_plan_run_block(struct favor_plan *plan, int64_t index, const struct favor_input *q,
+                                                 const struct favor_input *k, const struct favor_input *v,
+                                                 const struct favor_output *out);
 
 /* Collective: agrees on the outcome of the run. */
 FAVOR_API enum favor_status favor_plan_end(struct favor_plan *plan);
+
+/* What a streamed run needs to go on, on any number of ranks: a position, and a state for each flat key head. */
+struct favor_saved {
+  struct favor_position position;
+  int64_t kv_head_begin, kv_head_end; /* this rank holds the states of these: the first rank of each row of the grid
+                                         those of its shard, all others none */
+  size_t state_bytes;                 /* of one; 0 where the method has no states */
+  void *states;                       /* [kv_head_end - kv_head_begin][state_bytes], owned by the plan */
+};
+
+/* Collective, after any block of a streamed run: what it takes to go on from there. The states are reproducible
+ * accumulators, the same bytes for every number of ranks, and stay until the next block; where a bidirectional run
+ * stands between two segments (both numbers of the position are the same) they mean nothing. While position is 0 and 0
+ * nothing is done yet that could be kept. Errors: FAVOR_EUSAGE (the plan is not streamed, or its method takes the whole
+ * shard at once), and those that favor_plan_run_block left to the next collective call. */
+FAVOR_API enum favor_status favor_plan_save(struct favor_plan *plan, struct favor_saved *saved);
+
+/* Collective, in place of favor_plan_begin: goes on at a position. The caller then fills saved->states with the bytes
+ * that favor_plan_save gave for these heads; blocks (favor_plan_n_blocks) are those that are left. The plan must be one
+ * of the same problem and kernel; ranks, grid, threads and memory may be others. The first block checks that the states
+ * are of this problem's form (FAVOR_EDATA), not that they are right. What was estimated from the data must be given
+ * with the problem. Errors: FAVOR_EUSAGE, FAVOR_EDATA (no run of this problem can stand there), FAVOR_ENOMEM. */
+FAVOR_API enum favor_status favor_plan_resume(struct favor_plan *plan, const struct favor_position *position,
+                                              struct favor_saved *saved);
 
 /* ---- what a plan chose, did and holds --------------------------------------------------------------------------- */
 
@@ -396,8 +429,9 @@ struct favor_plan_info {
   bool is_bound;       /* whoever started this rank lets it run on a part of the machine only */
   const char *binding; /* what each thread has for itself: "cores", "hardware threads", "none"; "environment": OpenMP's
                           own variables say */
-  int64_t tile_tokens, run_tokens; /* a run is what is added to a state at once: shards and steps are whole runs */
-  int64_t block_tokens;
+  int64_t tile_tokens, run_tokens; /* a run is what is added to a state at once: shards and blocks are whole runs */
+  bool is_streamed;        /* block by block, so that a run can be saved; no method that takes a shard at once is */
+  int64_t block_tokens;    /* of a rank's part of a block, at most */
   int64_t state_rows;      /* R: features of a key head's state */
   size_t state_bytes;      /* one state of every key head of the problem */
   size_t memory_bytes;     /* what the plan allocated on this rank */
@@ -424,7 +458,7 @@ FAVOR_API enum favor_status favor_plan_estimates(const struct favor_plan *plan, 
 
 struct favor_plan_times {
   double features_state_s; /* measuring; absorbing keys and values */
-  double reduce_s;         /* blocked in combine and in estimate */
+  double reduce_s;         /* blocked until states, or moments, have met */
   double output_s;         /* emitting */
   double accumulate_s; /* of absorbing and emitting, by all threads: runs into the reproducible state, and reading it */
   int64_t bytes_sent;  /* state bytes that this rank sent */
@@ -434,13 +468,15 @@ FAVOR_API void favor_plan_times(const struct favor_plan *plan, struct favor_plan
 
 enum favor_state_kind {
   FAVOR_STATE_PREFIX, /* causal: of the keys of the first token's segment before this rank's first token */
-  FAVOR_STATE_FINAL   /* causal: up to this rank's last token; else of the whole segment of its last token */
+  FAVOR_STATE_FINAL,  /* causal: up to this rank's last token; else of the whole segment of its last token */
+  FAVOR_STATE_SAVED   /* of a streamed plan, the only one: what favor_plan_save gave this rank */
 };
 /* Bytes that favor_plan_export_state writes for one key head. Local. */
 FAVOR_API size_t favor_plan_export_bytes(const struct favor_plan *plan);
 
 /* Local, after a run: the exact state (reproducible accumulators) of one flat key head of the shard. Equal keys and
- * values give equal bytes for every number of ranks and threads. Errors: FAVOR_EUSAGE (no such head on this rank). */
+ * values give equal bytes for every number of ranks and threads. Errors: FAVOR_EUSAGE (no such head on this rank, no
+ * such state). */
 FAVOR_API enum favor_status favor_plan_export_state(const struct favor_plan *plan, enum favor_state_kind kind,
                                                     int64_t kv_head, void *bytes);
 

@@ -43,6 +43,8 @@ FAVOR_API enum favor_status favor_tensor_open(struct favor_context *context, con
                                               enum favor_layout layout, struct favor_tensor **tensor);
 /* Local. Accepts NULL, sets it to NULL. */
 FAVOR_API void favor_tensor_close(struct favor_tensor **tensor);
+/* Local. Bytes of memory that an open tensor takes: its buffer, and what HDF5's cache of chunks may grow to. */
+FAVOR_API int64_t favor_tensor_memory_bytes(const struct favor_tensor *tensor);
 /* Local. */
 FAVOR_API void favor_tensor_shape(const struct favor_tensor *tensor, struct favor_tensor_shape *shape);
 
@@ -103,22 +105,35 @@ struct favor_output_spec {
   int n_tensors;
   const struct favor_output_small *small;
   int n_small;
-  const struct favor_attribute *attributes;
+  const struct favor_attribute *attributes; /* NaN where favor_output_set_attributes will give the number */
   int n_attributes;
+  const char *companion; /* a file that is nothing without the temporary that this one replaces, such as its checkpoint:
+                            it is removed once that is this run's to replace; may be NULL */
 };
 
-/* Collective. Rank 0 lays out PATH.favor-part (contiguous datasets, space reserved), every rank opens it.
- * Errors: FAVOR_ECREATE (exists, no directory, no permission, no space), FAVOR_EUSAGE (no shape of a tensor, or ranks
- * ask for different files), FAVOR_ENOMEM. On failure *file is NULL and no temporary file is left. */
+/* Collective. Rank 0 lays out PATH.favor-part (contiguous datasets, space reserved), every rank opens it. Rank 0 holds
+ * a lock on it as long as the file is open; what a killed run left under that name is replaced. Every dataset has
+ * checksums (doc/file-format.md); they add up as rows are written, so every row of a tensor is to be written once.
+ * Errors: FAVOR_ECREATE (exists, no directory, no permission, no space, another run is writing it), FAVOR_EUSAGE (no
+ * shape of a tensor, or ranks ask for different files), FAVOR_ENOMEM. On failure *file is NULL and no temporary file is
+ * left. */
 FAVOR_API enum favor_status favor_output_create(struct favor_context *context, const struct favor_output_spec *spec,
                                                 struct favor_output_file **file);
 
 /* Local. Writes flat heads x tokens of tensor `index` from data [heads][tokens][width], float or double by precision,
- * converted to the dataset's type by rounding to nearest. Errors: FAVOR_EIO, FAVOR_EDATA (a value does not fit into the
+ * converted to the dataset's type by rounding to nearest. A row is to be written once, by one rank: a second time it
+ * would count twice in its checksum. Errors: FAVOR_EIO, FAVOR_EDATA (a value does not fit into the
  * type), FAVOR_EUSAGE (no such tensor, a range outside it). */
 FAVOR_API enum favor_status favor_output_write(struct favor_output_file *file, int index, int64_t head_begin,
                                                int64_t head_end, int64_t token_begin, int64_t token_end,
                                                enum favor_precision precision, const void *data);
+
+/* Local. Bytes of memory that an output takes while it is open, at most, beside its checksums and names. */
+FAVOR_API int64_t favor_output_memory_bytes(void);
+
+/* What is added to the path of an output until it is finished: a name that nobody else gives a file, as what stands
+ * under it is replaced. */
+#define FAVOR_OUTPUT_PART_SUFFIX ".favor-part"
 
 /* Local. The temporary: a whole HDF5 file from the start, in which every rank can read what it wrote itself; those on
  * other machines may not see it before the end. Valid as long as the file. */
@@ -129,12 +144,95 @@ FAVOR_API const char *favor_output_part(const struct favor_output_file *file);
 FAVOR_API enum favor_status favor_output_set_attributes(struct favor_output_file *file,
                                                         const struct favor_attribute *attributes, int n_attributes);
 
-/* Collective. fsync, agree, rename; on any error of any rank the temporary is removed. Sets *file to NULL always.
- * Errors: FAVOR_EIO, FAVOR_ECREATE (rename refused). */
+/* Collective. fsync, agree, checksums, rename; on any error of any rank the temporary is removed, or kept after
+ * favor_output_set_resumable. Sets *file to NULL always. Errors: FAVOR_EIO, FAVOR_ECREATE (rename refused). */
 FAVOR_API enum favor_status favor_output_finish(struct favor_output_file **file);
 
 /* Collective, without communication: rank 0 removes the temporary. Accepts NULL, sets it to NULL. */
 FAVOR_API void favor_output_abandon(struct favor_output_file **file);
+
+/* ---- outputs that outlive a run ----------------------------------------------------------------------------------
+ *
+ * A checkpoint of a run that writes an output holds the output's id and sums, taken when favor_output_sync had
+ * succeeded on all ranks; another run, of any number of ranks, goes on with its temporary from there. It writes again
+ * every row that was not counted in these sums, and no other. */
+
+/* Local. Names this temporary among all that ever had its path; it survives the process, and is gone from the finished
+ * file. The same on all ranks. */
+FAVOR_API uint64_t favor_output_id(const struct favor_output_file *file);
+
+/* Local. The size of the file when it is complete; until then it is larger. */
+FAVOR_API int64_t favor_output_bytes(const struct favor_output_file *file);
+
+/* Local. How many checksums a file has, open or yet to be. */
+FAVOR_API int64_t favor_output_n_sums(const struct favor_output_file *file);
+FAVOR_API int64_t favor_output_spec_n_sums(const struct favor_output_spec *spec);
+
+/* Collective, without agreement. On every rank, sums [favor_output_n_sums] of all rows that any rank has written so
+ * far. Errors: FAVOR_EMPI. */
+FAVOR_API enum favor_status favor_output_sums(const struct favor_output_file *file, uint64_t *sums);
+
+/* Local. What this rank wrote is on the disk. Errors: FAVOR_EIO. */
+FAVOR_API enum favor_status favor_output_sync(struct favor_output_file *file);
+
+/* Local, on every rank: there is a checkpoint of it now, so from here on a failure to finish leaves the temporary. So
+ * it is from the start after favor_output_resume. */
+FAVOR_API void favor_output_set_resumable(struct favor_output_file *file);
+
+/* Collective, without communication: closes the file, and the temporary stays, locked no more. Accepts NULL, sets it to
+ * NULL. */
+FAVOR_API void favor_output_keep(struct favor_output_file **file);
+
+/* Collective. As favor_output_create, but goes on with the temporary of this id, which was made from the same
+ * specification; attributes that were set are as laid out again. id and sums (favor_output_spec_n_sums numbers) are
+ * rank 0's. Errors: as favor_output_create, and FAVOR_EDATA (the temporary is missing, or not that one). On failure
+ * *file is NULL, and what has the temporary's name stays. */
+FAVOR_API enum favor_status favor_output_resume(struct favor_context *context, const struct favor_output_spec *spec,
+                                                uint64_t id, const uint64_t *sums, struct favor_output_file **file);
+
+/* ---- beside the arithmetic ---------------------------------------------------------------------------------------
+ *
+ * A lane is a thread of the rank that reads tensors and writes outputs in the order in which it is asked to, while the
+ * caller computes. It makes no MPI call and blocks all signals. Create it while the calling thread may run on all cores
+ * of the rank: it inherits them. One thread uses a lane.
+ *
+ * HDF5 is not thread-safe. Contiguous tensors and all writes go without it; but from the moment that a chunked tensor
+ * is to be read until the wait for that read, the caller makes no call that enters HDF5: of this header all that open,
+ * close, create or finish files, read chunked tensors or small data, or set attributes. And a tensor or an output that
+ * the lane has jobs for is used through the lane only, until the wait for the last of them. */
+struct favor_lane;
+
+/* What a lane did, from its creation on. */
+struct favor_lane_times {
+  double read_s, write_s;            /* it was busy with that */
+  double cpu_s;                      /* its thread was on a core */
+  double wait_s;                     /* the caller was blocked: in waits, or for room in the queue */
+  int64_t bytes_read, bytes_written; /* as in the files */
+};
+
+/* Local. Errors: FAVOR_ENOMEM (no memory, or no thread). On failure *lane is NULL. */
+FAVOR_API enum favor_status favor_lane_create(struct favor_context *context, struct favor_lane **lane);
+
+/* Local, asynchronous: as favor_tensor_read and favor_output_write. They return the job's ticket, 0, 1, 2, ... in the
+ * order of calls; its error comes with a wait. The array is the lane's until then. The queue takes 64 jobs; these
+ * functions block while it is full. */
+FAVOR_API int64_t favor_lane_read(struct favor_lane *lane, struct favor_tensor *tensor, int64_t head_begin,
+                                  int64_t head_end, int64_t token_begin, int64_t token_end,
+                                  enum favor_precision precision, void *data);
+FAVOR_API int64_t favor_lane_write(struct favor_lane *lane, struct favor_output_file *file, int index,
+                                   int64_t head_begin, int64_t head_end, int64_t token_begin, int64_t token_end,
+                                   enum favor_precision precision, const void *data);
+
+/* Local. Waits until the job of this ticket and all before it are done; ticket -1: all jobs. Returns the first error of
+ * any job so far, also one after this ticket, and leaves it with the context the first time; after an error the jobs
+ * that follow are passed over. */
+FAVOR_API enum favor_status favor_lane_wait(struct favor_lane *lane, int64_t ticket);
+
+/* Local. */
+FAVOR_API void favor_lane_times(const struct favor_lane *lane, struct favor_lane_times *times);
+
+/* Local. Waits for all jobs; an error that no wait has fetched is lost. Accepts NULL, sets it to NULL. */
+FAVOR_API void favor_lane_destroy(struct favor_lane **lane);
 
 /* The HDF5 version that runs, e.g. "1.10.8". Local. The string is static. */
 FAVOR_API const char *favor_hdf5_version(void);

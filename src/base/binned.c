@@ -37,6 +37,18 @@ void binned_clear(void *rows, int64_t n_rows, int64_t width, int n_bins) {
   }
 }
 
+/* The index of a finite sum is far from this. */
+enum { LARGEST_INDEX = 1 << 26 };
+
+bool binned_is_valid(const struct binned_row *row, int64_t width, int n_bins) {
+  if (row->width != width || row->n_bins != n_bins || row->reserved != 0) return false;
+  const int32_t *index = index_of_const(row);
+  for (int64_t e = 0; e < width; e++) {
+    if (index[e] != BINNED_NONE && (index[e] < -LARGEST_INDEX || index[e] > LARGEST_INDEX)) return false;
+  }
+  return true;
+}
+
 void binned_raise(struct binned_row *row, int32_t exponent) {
   if (exponent > row->exponent) row->exponent = exponent;
 }
@@ -137,7 +149,7 @@ VECTORS static void begin_elements(int64_t n, const double *restrict x, int64_t 
     int64_t ceiling = exponent + shift_at(shift, column_shift, e) - is_power;
     int64_t is_ordinary = (bits >> 52 != 0) & (ceiling > -LARGEST) & (ceiling < LARGEST);
     uint32_t quotient = (uint32_t)(ceiling + (int64_t)OFFSET * BINNED_WIDTH) / BINNED_WIDTH;
-    index[e] = is_ordinary & (index[e] == BINNED_NONE) ? (int32_t)quotient - OFFSET : index[e];
+    index[e] = (is_ordinary & (index[e] == BINNED_NONE)) ? (int32_t)quotient - OFFSET : index[e];
   }
 }
 

@@ -50,6 +50,9 @@ void binned_clear(void *rows, int64_t n_rows, int64_t width, int n_bins);
 void binned_deposit(struct binned_row *row, int64_t first, int64_t n, const double *x, int64_t shift,
                     const int32_t *column_shift);
 
+/* Is this a row of this size, which nothing that follows can stumble over? For rows that come from outside. */
+bool binned_is_valid(const struct binned_row *row, int64_t width, int n_bins);
+
 /* Raises the row's exponent to at least this. */
 void binned_raise(struct binned_row *row, int32_t exponent);
 

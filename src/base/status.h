@@ -11,8 +11,8 @@ struct status {
   char text[STATUS_TEXT_BYTES];
 };
 
-/* Records code and text unless an error is recorded already. */
-void status_set(struct status *status, enum favor_status code, const char *format, ...)
+/* Records code and text unless an error is recorded already. Returns code. */
+enum favor_status status_set(struct status *status, enum favor_status code, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
 void status_clear(struct status *status);

@@ -2,11 +2,14 @@
 #ifndef FAVOR_CLI_ATTEND_H
 #define FAVOR_CLI_ATTEND_H
 
+#include <limits.h>
+
 #include "cli/certificate.h"
 #include "cli/estimates.h"
 #include "cli/pilot.h"
 
-/* Wall time by phase; the library times its own share. */
+/* Wall time by phase; the library times its own share. Reading and writing go on beside the rest: theirs is what the
+ * rest waited for them. */
 enum attend_phase {
   ATTEND_PILOT,
   ATTEND_READ,
@@ -14,13 +17,35 @@ enum attend_phase {
   ATTEND_REDUCE,
   ATTEND_OUTPUT,
   ATTEND_WRITE,
+  ATTEND_CHECKPOINT,
   ATTEND_CERTIFY,
   ATTEND_TOTAL,
   ATTEND_N_PHASES
 };
 
+/* Blocks held: one is computed while the next is read and the last is written. */
+enum { ATTEND_N_BLOCKS = 2 };
+struct attend_block {
+  void *q, *k, *v, *out; /* [heads][tokens of the block][width] */
+};
+
+/* What an earlier run left, in the words of its checkpoint. */
+struct attend_resumed {
+  struct checkpoint *checkpoint; /* NULL: nothing */
+  json_t *text;
+  struct favor_position position;
+  uint64_t id, *sums; /* of the temporary output */
+  int64_t n_sums, inode;
+  int64_t bytes; /* of the output when it is complete */
+};
+
+/* For benchmarks: the same without reads and writes (blocks hold what the first block of each kind held), or without
+ * arithmetic. */
+enum attend_mode { ATTEND_ALL = 0, ATTEND_ARITHMETIC, ATTEND_IO };
+
 struct attend {
   const struct command *command;
+  enum attend_mode mode;
   struct favor_context *context;
   struct inputs inputs;
   struct favor_problem problem;
@@ -32,19 +57,40 @@ struct attend {
   struct favor_shard shard;
   struct favor_output_file *output;
   enum favor_type out_type;
-  void *q, *k, *v, *out; /* blocks of info.block_tokens of the shard's heads */
+  struct attend_block blocks[ATTEND_N_BLOCKS]; /* of info.block_tokens of the shard's heads */
+  struct favor_lane *lane;
+  bool are_estimates_written;
+  char checkpoint_path[PATH_MAX];
+  struct attend_resumed resumed;
+  bool is_finished;    /* an earlier run ended after its output had its name: there is nothing to do */
+  bool has_checkpoint; /* the temporary output has one beside it, and stays with it after a failure */
+  int64_t n_checkpoints;
+  double checkpointed_s; /* when the last one was made, or the run began */
   bool has_pilot, has_certificate;
   struct pilot pilot;
   struct check_certificate certificate;
   double seconds[ATTEND_N_PHASES]; /* of this rank */
 };
 
-/* Collective: streams every block through the plan. */
+/* Collective: everything that must be right before the first block is read; given command, context, mode. */
+enum favor_status attend_prepare(struct attend *attend);
+/* Collective: the output gets its name. */
+enum favor_status attend_finish(struct attend *attend);
+/* Collective: releases everything; what is done of an output stays where a checkpoint says how far it is. */
+void attend_release(struct attend *attend);
+
+/* Collective: streams every block through the plan. FAVOR_ESTOPPED: a signal ended it, and what is done is saved. */
 enum favor_status attend_stream(struct attend *attend);
 
 /* Local: the scale of the logits in use. */
 double attend_scale(const struct attend *attend);
 void attend_free_blocks(struct attend *attend);
+/* Local, once: the first rank of each row of the grid writes the estimates that its row has in use, if any. */
+void attend_write_estimates(struct attend *attend);
+
+/* The options that decide the output, "auto" replaced by what it stood for but for the kernel, as attributes; how many.
+ * attributes has room for ATTEND_MAX_ATTRIBUTES. */
+int attend_options(const struct attend *attend, struct favor_attribute *attributes);
 
 /* Local: how many rows of the output are certified. */
 int64_t attend_certified_rows(const struct options *options);
@@ -63,6 +109,8 @@ enum {
 };
 void attend_pilot_attributes(const struct attend *attend, struct favor_attribute *attributes, int *n);
 
+/* Collective: that there was nothing left to do. */
+enum favor_status attend_report_finished(struct attend *attend);
 /* Collective: the table, or the JSON object. */
 enum favor_status attend_report(struct attend *attend);
 

@@ -22,7 +22,7 @@ void attend_reserve_certificate(const struct attend *attend, struct favor_attrib
   *n += CERTIFICATE_N_ATTRIBUTES;
 }
 
-/* Collective, but only the opening: this rank's rows of what it wrote. */
+/* Collective, but only the opening: some of the rows, of this rank's heads. */
 static enum favor_status read_out_rows(struct attend *attend, const struct recompute *recompute, double *out_rows) {
   const struct favor_shard *shard = &attend->shard;
   const enum favor_layout layout = (enum favor_layout)options_integer(attend->command->options, OPTION_LAYOUT);
@@ -31,7 +31,7 @@ static enum favor_status read_out_rows(struct attend *attend, const struct recom
   if (status != FAVOR_OK) return status;
   for (int64_t i = 0; i < recompute->n_rows && out_rows && !dist_has_failed(attend->context); i++) {
     const int64_t token = recompute->rows[i].token;
-    if (token < shard->token_begin || token >= shard->token_end) continue;
+    if (i % attend->info.grid_tokens != attend->context->rank % attend->info.grid_tokens) continue;
     favor_tensor_read(out, shard->head_begin, shard->head_end, token, token + 1, FAVOR_PRECISION_F64,
                       out_rows + recompute_out_row(recompute, i, shard->head_begin));
   }
@@ -61,6 +61,7 @@ enum favor_status attend_certify(struct attend *attend) {
   const struct options *options = attend->command->options;
   const double start = clock_now_s();
   if (attend_certified_rows(options) == 0) return FAVOR_OK;
+  favor_output_sync(attend->output); /* other ranks read it */
   const struct recompute_inputs source =
       recompute_inputs(attend->context, options->operands[0], &attend->inputs, attend->problem.precision);
   struct recompute recompute = {.command = attend->command,

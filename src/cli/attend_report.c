@@ -6,9 +6,9 @@
 #include "feature/map.h"
 
 static const char *const phase_names[ATTEND_N_PHASES] = {
-    [ATTEND_PILOT] = "pilot",     [ATTEND_READ] = "read",     [ATTEND_FEATURES_STATE] = "features_state",
-    [ATTEND_REDUCE] = "reduce",   [ATTEND_OUTPUT] = "output", [ATTEND_WRITE] = "write",
-    [ATTEND_CERTIFY] = "certify", [ATTEND_TOTAL] = "total",
+    [ATTEND_PILOT] = "pilot",           [ATTEND_READ] = "read",       [ATTEND_FEATURES_STATE] = "features_state",
+    [ATTEND_REDUCE] = "reduce",         [ATTEND_OUTPUT] = "output",   [ATTEND_WRITE] = "write",
+    [ATTEND_CHECKPOINT] = "checkpoint", [ATTEND_CERTIFY] = "certify", [ATTEND_TOTAL] = "total",
 };
 
 /* What the ranks together have to say. */
@@ -50,7 +50,6 @@ static json_t *pack_seconds(const struct summary *summary) {
   return seconds;
 }
 
-/* null where there was none. */
 /* An eps or a guard makes another kernel of a map that estimates softmax. */
 static struct certificate_subject subject_of(const struct attend *attend) {
   const struct favor_problem *problem = &attend->problem;
@@ -59,6 +58,7 @@ static struct certificate_subject subject_of(const struct attend *attend) {
                                       .estimates_softmax = is_plain && !map_at(problem->map)->is_generalised};
 }
 
+/* null where there was none. */
 static json_t *pack_certificate(const struct attend *attend) {
   const struct certificate_subject subject = subject_of(attend);
   return attend->has_certificate ? certificate_pack(&attend->certificate, &subject) : json_null();
@@ -80,12 +80,14 @@ static json_t *pack(const struct attend *attend, const struct summary *summary) 
   const struct favor_plan_info *info = &attend->info;
   json_t *object = report_object(attend->command);
   json_t *more =
-      json_pack("{s:i, s:s, s:s, s:s, s:s, s:o, s:o, s:f, s:f, s:I, s:I, s:I, s:b, s:o, s:o}", "threads", info->threads,
-                "binding", info->binding, "kernel", info->kernel, "grid", summary->grid, "scan", info->scan, "shape",
-                pack_shape(&attend->problem), "seconds", pack_seconds(summary), "tokens_per_s", summary->tokens_per_s,
-                "gflops", summary->gflops, "peak_memory_bytes", (json_int_t)summary->peak_bytes, "bytes_sent",
-                (json_int_t)summary->bytes_sent, "state_bytes", (json_int_t)info->state_bytes, "strictly_causal",
-                (int)info->is_strictly_causal, "certificate", pack_certificate(attend), "pilot", pack_pilot(attend));
+      json_pack("{s:i, s:s, s:s, s:s, s:s, s:o, s:o, s:f, s:f, s:I, s:I, s:I, s:b, s:I, s:I, s:o, s:o}", "threads",
+                info->threads, "binding", info->binding, "kernel", info->kernel, "grid", summary->grid, "scan",
+                info->scan, "shape", pack_shape(&attend->problem), "seconds", pack_seconds(summary), "tokens_per_s",
+                summary->tokens_per_s, "gflops", summary->gflops, "peak_memory_bytes", (json_int_t)summary->peak_bytes,
+                "bytes_sent", (json_int_t)summary->bytes_sent, "state_bytes", (json_int_t)info->state_bytes,
+                "strictly_causal", (int)info->is_strictly_causal, "checkpoints", (json_int_t)attend->n_checkpoints,
+                "resumed_at", (json_int_t)attend->resumed.position.tokens_emitted, "certificate",
+                pack_certificate(attend), "pilot", pack_pilot(attend));
   bool is_complete = object && more && json_object_update(object, more) == 0;
   json_decref(more);
   if (is_complete) return object;
@@ -154,12 +156,27 @@ static void print_table(const struct attend *attend, const struct summary *summa
   for (int i = 0; i < ATTEND_N_PHASES; i++) {
     printf(" %s %.3f%s", phase_names[i], summary->seconds[i], i + 1 < ATTEND_N_PHASES ? "," : "\n");
   }
+  if (attend->n_checkpoints > 0 || attend->resumed.position.tokens_absorbed > 0)
+    printf("  resume   went on at token %lld, made %lld checkpoints\n",
+           (long long)attend->resumed.position.tokens_emitted, (long long)attend->n_checkpoints);
   printf("  speed    %.4g tokens/s, %.4g Gflop/s\n", summary->tokens_per_s, summary->gflops);
   printf("  states   %s for all heads, at most %s sent by a rank\n", report_bytes((double)info->state_bytes, state),
          report_bytes((double)summary->bytes_sent, sent));
   if (attend->has_pilot) print_pilot(&attend->pilot);
   const struct certificate_subject subject = subject_of(attend);
   if (attend->has_certificate) certificate_print(&attend->certificate, &subject);
+}
+
+enum favor_status attend_report_finished(struct attend *attend) {
+  const struct options *options = attend->command->options;
+  if (options_flag(options, OPTION_JSON)) {
+    json_t *object = report_object(attend->command);
+    if (object) json_object_set_new(object, "was_complete", json_true());
+    report_json(attend->command, object);
+  } else if (command_is_speaker(attend->command) && !options_flag(options, OPTION_QUIET)) {
+    printf("%s is complete: the run that made it was killed after its end\n", options_text(options, OPTION_OUTPUT));
+  }
+  return dist_agree(attend->context, DIST_SITE_COMMAND, 0, "");
 }
 
 enum favor_status attend_report(struct attend *attend) {

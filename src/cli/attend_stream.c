@@ -1,92 +1,175 @@
-/* Blocks in, through the plan, and out. */
+/* Blocks in, through the plan, and out: while one is computed the lane reads the next and writes the last. */
+#include <stdio.h>
+
 #include "base/clock.h"
-#include "cli/attend.h"
+#include "cli/attend_checkpoint.h"
+#include "cli/option_table.h"
 #include "cli/progress.h"
+#include "cli/stop.h"
 #include "dist/agree.h"
 
-/* After a failure of this rank the steps still go on, since other ranks wait in them; reads and writes do not. */
 struct stream {
   struct attend *attend;
-  enum favor_status outcome; /* the first failure that a step reported */
+  int64_t n_blocks;
+  int n_held;                       /* blocks in memory: with one there is nothing to read ahead into */
+  unsigned loaded[ATTEND_N_BLOCKS]; /* FAVOR_NEEDS_... that was ever read into each */
+  int64_t read;                     /* ticket of the block that is read last */
 };
 
-static bool has_failed(const struct stream *stream) {
-  return stream->outcome != FAVOR_OK || dist_has_failed(stream->attend->context);
+static struct attend_block *held(const struct stream *stream, int64_t index) {
+  return &stream->attend->blocks[index % stream->n_held];
 }
 
-static void read_block(struct stream *stream, const struct favor_step *step) {
+/* Asks for what a block needs; its arrays are free, since the block that had them last is computed. */
+static void read_block(struct stream *stream, int64_t index) {
   struct attend *attend = stream->attend;
   const struct favor_shard *shard = &attend->shard;
+  const struct attend_block *to = held(stream, index);
   enum favor_precision precision = attend->problem.precision;
-  int64_t begin = step->token_begin, end = step->token_end;
-  double start = clock_now_s();
-  if (step->needs & FAVOR_NEEDS_Q && !has_failed(stream)) {
-    favor_tensor_read(attend->inputs.q, shard->head_begin, shard->head_end, begin, end, precision, attend->q);
-  }
-  if (step->needs & FAVOR_NEEDS_K && !has_failed(stream)) {
-    favor_tensor_read(attend->inputs.k, shard->kv_head_begin, shard->kv_head_end, begin, end, precision, attend->k);
-  }
-  if (step->needs & FAVOR_NEEDS_V && !has_failed(stream)) {
-    favor_tensor_read(attend->inputs.v, shard->kv_head_begin, shard->kv_head_end, begin, end, precision, attend->v);
-  }
+  struct favor_block block;
+  if (index >= stream->n_blocks) return;
+  favor_plan_block(attend->plan, index, &block);
+  if (attend->mode == ATTEND_ARITHMETIC) block.needs &= ~stream->loaded[index % stream->n_held];
+  stream->loaded[index % stream->n_held] |= block.needs;
+  int64_t begin = block.token_begin, end = block.token_end, kv_begin = shard->kv_head_begin,
+          kv_end = shard->kv_head_end;
+  if (block.needs & FAVOR_NEEDS_K)
+    stream->read = favor_lane_read(attend->lane, attend->inputs.k, kv_begin, kv_end, begin, end, precision, to->k);
+  if (block.needs & FAVOR_NEEDS_V)
+    stream->read = favor_lane_read(attend->lane, attend->inputs.v, kv_begin, kv_end, begin, end, precision, to->v);
+  if (block.needs & FAVOR_NEEDS_Q)
+    stream->read = favor_lane_read(attend->lane, attend->inputs.q, shard->head_begin, shard->head_end, begin, end,
+                                   precision, to->q);
+}
+
+static enum favor_status run_block(struct stream *stream, int64_t index, const struct favor_block *block) {
+  struct attend *attend = stream->attend;
+  const struct favor_problem *problem = &attend->problem;
+  const struct attend_block *held_block = held(stream, index);
+  int64_t tokens = block->token_end - block->token_begin;
+  struct favor_input q = {held_block->q, tokens * problem->key_width, problem->key_width};
+  struct favor_input k = {held_block->k, tokens * problem->key_width, problem->key_width};
+  struct favor_input v = {held_block->v, tokens * problem->value_width, problem->value_width};
+  struct favor_output out = {held_block->out, tokens * problem->value_width, problem->value_width};
+  if (attend->mode == ATTEND_IO) return dist_agree(attend->context, DIST_SITE_BLOCK, 0, "");
+  return favor_plan_run_block(attend->plan, index, &q, &k, &v, &out);
+}
+
+/* Outputs of a block in which this rank met something wrong are not worth writing. */
+static void write_block(struct stream *stream, int64_t index, const struct favor_block *block) {
+  struct attend *attend = stream->attend;
+  const struct favor_shard *shard = &attend->shard;
+  if (!(block->needs & FAVOR_NEEDS_OUT) || dist_has_failed(attend->context) || attend->mode == ATTEND_ARITHMETIC)
+    return;
+  favor_lane_write(attend->lane, attend->output, 0, shard->head_begin, shard->head_end, block->token_begin,
+                   block->token_end, attend->problem.precision, held(stream, index)->out);
+}
+
+/* The block's arrays are read, and its outputs have room: the lane works in order, and what wrote them was asked for
+ * before this was read. */
+static void wait_for_block(struct stream *stream) {
+  struct attend *attend = stream->attend;
+  const double start = clock_now_s();
+  if (stream->read >= 0) favor_lane_wait(attend->lane, stream->read);
   attend->seconds[ATTEND_READ] += clock_now_s() - start;
 }
 
-static void run_block(struct stream *stream, int64_t index, const struct favor_step *step) {
-  struct attend *attend = stream->attend;
-  const struct favor_problem *problem = &attend->problem;
-  int64_t tokens = step->token_end - step->token_begin;
-  struct favor_input q = {attend->q, tokens * problem->key_width, problem->key_width};
-  struct favor_input k = {attend->k, tokens * problem->key_width, problem->key_width};
-  struct favor_input v = {attend->v, tokens * problem->value_width, problem->value_width};
-  struct favor_output out = {attend->out, tokens * problem->value_width, problem->value_width};
-  enum favor_status status = favor_plan_run_step(attend->plan, index, &q, &k, &v, &out);
-  if (stream->outcome == FAVOR_OK) stream->outcome = status;
+static void wait_for_writes(struct stream *stream) {
+  const double start = clock_now_s();
+  favor_lane_wait(stream->attend->lane, -1);
+  stream->attend->seconds[ATTEND_WRITE] += clock_now_s() - start;
 }
 
-static void write_block(struct stream *stream, const struct favor_step *step) {
-  struct attend *attend = stream->attend;
-  const struct favor_shard *shard = &attend->shard;
-  if (!(step->needs & FAVOR_NEEDS_OUT) || has_failed(stream)) return;
-  double start = clock_now_s();
-  favor_output_write(attend->output, 0, shard->head_begin, shard->head_end, step->token_begin, step->token_end,
-                     attend->problem.precision, attend->out);
-  attend->seconds[ATTEND_WRITE] += clock_now_s() - start;
+/* What all ranks do after a block: rank 0's clock and anybody's signal decide. */
+struct decision {
+  bool is_checkpoint_due;
+  int signal;
+};
+
+/* Collective. */
+static enum favor_status decide(const struct attend *attend, struct decision *decision) {
+  const double interval = options_number(attend->command->options, OPTION_CHECKPOINT_EVERY);
+  const bool is_due = attend->context->rank == 0 && interval > 0 && clock_now_s() - attend->checkpointed_s >= interval;
+  int64_t wishes[] = {is_due, stop_signal()};
+  enum favor_status status = dist_max_int64(attend->context, wishes, 2);
+  *decision = (struct decision){.is_checkpoint_due = wishes[0] != 0, .signal = (int)wishes[1]};
+  return status;
 }
 
-/* Tokens that the steps of this rank touch, a token once for each step that reads it. */
+static enum favor_status stopped(const struct attend *attend, const struct favor_position *at, int signal) {
+  const char *how = attend->has_checkpoint
+                        ? "the same command with --resume, on any number of ranks, goes on from there"
+                        : "nothing is done yet that could be kept; start it again";
+  dist_fail(attend->context, FAVOR_ESTOPPED, "stopped by %s; of %lld tokens %lld are absorbed and %lld written; %s",
+            stop_signal_name(signal), (long long)attend->problem.tokens, (long long)at->tokens_absorbed,
+            (long long)at->tokens_emitted, how);
+  return dist_agree(attend->context, DIST_SITE_COMMAND, 0, "");
+}
+
+/* Between two blocks. While the run only measures there is nothing to save. */
+static enum favor_status pause(struct stream *stream, const struct favor_block *block) {
+  struct attend *attend = stream->attend;
+  struct decision decision;
+  if (!attend->info.is_streamed) return FAVOR_OK;
+  enum favor_status status = decide(attend, &decision);
+  if (status != FAVOR_OK) return status;
+  if ((decision.is_checkpoint_due || decision.signal != 0) && block->after.tokens_absorbed > 0) {
+    wait_for_writes(stream);
+    status = attend_save(attend);
+  }
+  return status == FAVOR_OK && decision.signal != 0 ? stopped(attend, &block->after, decision.signal) : status;
+}
+
+static enum favor_status run_blocks(struct stream *stream, struct progress *progress) {
+  struct attend *attend = stream->attend;
+  int64_t done = 0;
+  for (int64_t i = 0; i < stream->n_blocks; i++) {
+    struct favor_block block;
+    favor_plan_block(attend->plan, i, &block);
+    if (i == 0 || stream->n_held == 1) read_block(stream, i);
+    wait_for_block(stream);
+    if (stream->n_held > 1) read_block(stream, i + 1);
+    enum favor_status status = run_block(stream, i, &block);
+    if (status != FAVOR_OK) return status;
+    write_block(stream, i, &block);
+    done += block.token_end - block.token_begin;
+    progress_update(progress, (double)done);
+    status = pause(stream, &block);
+    if (status != FAVOR_OK) return status;
+  }
+  return FAVOR_OK;
+}
+
+/* Tokens that the blocks of this rank touch, a token once for each that reads it. */
 static int64_t count_tokens(const struct favor_plan *plan) {
   int64_t tokens = 0;
-  for (int64_t i = 0; i < favor_plan_n_steps(plan); i++) {
-    struct favor_step step;
-    favor_plan_step(plan, i, &step);
-    tokens += step.token_end - step.token_begin;
+  for (int64_t i = 0; i < favor_plan_n_blocks(plan); i++) {
+    struct favor_block block;
+    favor_plan_block(plan, i, &block);
+    tokens += block.token_end - block.token_begin;
   }
   return tokens;
 }
 
-enum favor_status attend_stream(struct attend *attend) {
-  struct stream stream = {.attend = attend};
-  struct favor_plan *plan = attend->plan;
-  struct progress progress;
-  int64_t done = 0;
-  progress_start(&progress, attend->command, "attend", "tokens", (double)count_tokens(plan));
-  favor_plan_begin(plan);
-  for (int64_t i = 0; i < favor_plan_n_steps(plan); i++) {
-    struct favor_step step;
-    favor_plan_step(plan, i, &step);
-    read_block(&stream, &step);
-    run_block(&stream, i, &step);
-    write_block(&stream, &step);
-    done += step.token_end - step.token_begin;
-    progress_update(&progress, (double)done);
-  }
-  progress_end(&progress);
-  enum favor_status status = favor_plan_end(plan);
+static void take_times(struct attend *attend) {
   struct favor_plan_times times;
-  favor_plan_times(plan, &times);
+  favor_plan_times(attend->plan, &times);
   attend->seconds[ATTEND_FEATURES_STATE] = times.features_state_s;
   attend->seconds[ATTEND_REDUCE] = times.reduce_s;
   attend->seconds[ATTEND_OUTPUT] = times.output_s;
-  return status;
+}
+
+enum favor_status attend_stream(struct attend *attend) {
+  struct stream stream = {.attend = attend, .n_held = attend->info.is_streamed ? ATTEND_N_BLOCKS : 1, .read = -1};
+  struct progress progress;
+  enum favor_status status = attend_begin(attend);
+  if (status != FAVOR_OK) return status;
+  stream.n_blocks = favor_plan_n_blocks(attend->plan);
+  progress_start(&progress, attend->command, "attend", "tokens", (double)count_tokens(attend->plan));
+  status = run_blocks(&stream, &progress);
+  progress_end(&progress);
+  wait_for_writes(&stream);
+  enum favor_status end = favor_plan_end(attend->plan);
+  take_times(attend);
+  return status == FAVOR_OK ? end : status;
 }

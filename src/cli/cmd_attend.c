@@ -3,12 +3,14 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/memory.h"
-#include "cli/attend.h"
+#include "cli/attend_checkpoint.h"
 #include "cli/option_table.h"
 #include "cli/report.h"
+#include "cli/stop.h"
 #include "dist/agree.h"
 #include "feature/map.h"
 
@@ -76,6 +78,8 @@ static void problem_from_options(const struct options *options, struct favor_pro
   problem->scan = (enum favor_scan)options_integer(options, OPTION_SCAN);
   problem->block_tokens = options_integer(options, OPTION_BLOCK_TOKENS);
   problem->memory_bytes = options_integer(options, OPTION_MEMORY);
+  problem->is_streamed = true;
+  problem->blocks_held = ATTEND_N_BLOCKS;
 }
 
 /* The same on every rank. */
@@ -121,9 +125,15 @@ static enum favor_status read_projection(struct attend *attend) {
   return dist_agree(attend->context, DIST_SITE_COMMAND, 0, "");
 }
 
-/* Collective: --estimates-file. */
+/* Collective: --estimates-file; or those of the run that goes on, which stand in its temporary output. */
 static enum favor_status read_estimates(struct attend *attend) {
-  const char *path = options_text(attend->command->options, OPTION_ESTIMATES_FILE);
+  char path[PATH_MAX];
+  snprintf(path, sizeof path, "%s", options_text(attend->command->options, OPTION_ESTIMATES_FILE));
+  if (attend->resumed.checkpoint) {
+    if (!estimates_are_used(&attend->problem)) return FAVOR_OK;
+    attend->are_estimates_written = true;
+    snprintf(path, sizeof path, "%s" FAVOR_OUTPUT_PART_SUFFIX, options_text(attend->command->options, OPTION_OUTPUT));
+  }
   if (path[0] == '\0') return FAVOR_OK;
   if (!estimates_are_used(&attend->problem)) {
     dist_fail(
@@ -138,9 +148,10 @@ static enum favor_status read_estimates(struct attend *attend) {
   return FAVOR_OK;
 }
 
-/* The first rank of each row of the grid writes what its row has in use. */
-static void write_estimates(struct attend *attend) {
+void attend_write_estimates(struct attend *attend) {
   struct favor_estimates estimates;
+  if (attend->are_estimates_written) return;
+  attend->are_estimates_written = true;
   if (favor_context_rank(attend->context) % attend->info.grid_tokens != 0) return;
   if (favor_plan_estimates(attend->plan, &estimates) != FAVOR_OK) return;
   estimates_write(attend->output, 1, &attend->problem, &attend->shard, &estimates);
@@ -154,10 +165,21 @@ static void warn_of_causality(const struct attend *attend) {
         stderr);
 }
 
+/* A resumed run is given what it once estimated, which does not make it strictly causal. */
+static bool has_own_estimates(const struct attend *attend) {
+  return attend->resumed.checkpoint && attend->problem.estimates &&
+         options_text(attend->command->options, OPTION_ESTIMATES_FILE)[0] == '\0';
+}
+
 static enum favor_status make_plan(struct attend *attend) {
+  const struct inputs *inputs = &attend->inputs;
+  attend->problem.caller_bytes = favor_tensor_memory_bytes(inputs->q) + favor_tensor_memory_bytes(inputs->k) +
+                                 favor_tensor_memory_bytes(inputs->v) + favor_output_memory_bytes() +
+                                 (inputs->n_segments + 1) * (int64_t)sizeof *inputs->segments;
   enum favor_status status = favor_plan_create(attend->context, &attend->problem, &attend->plan);
   if (status != FAVOR_OK) return status;
   favor_plan_info(attend->plan, &attend->info);
+  attend->info.is_strictly_causal = attend->info.is_strictly_causal && !has_own_estimates(attend);
   favor_plan_shard(attend->plan, &attend->shard);
   warn_of_causality(attend);
   if (options_flag(attend->command->options, OPTION_VERBOSE) && command_is_speaker(attend->command)) {
@@ -173,29 +195,37 @@ static void *block(int64_t heads, int64_t tokens, int64_t width, enum favor_prec
   return memory_zeroed((size_t)heads * (size_t)tokens, (size_t)width * element);
 }
 
+/* Two of each where there is more than one block. */
 static enum favor_status make_blocks(struct attend *attend) {
   const struct favor_problem *problem = &attend->problem;
   const struct favor_shard *shard = &attend->shard;
   int64_t heads = shard->head_end - shard->head_begin, kv_heads = shard->kv_head_end - shard->kv_head_begin;
   int64_t tokens = attend->info.block_tokens;
-  attend->q = block(heads, tokens, problem->key_width, problem->precision);
-  attend->k = block(kv_heads, tokens, problem->key_width, problem->precision);
-  attend->v = block(kv_heads, tokens, problem->value_width, problem->precision);
-  attend->out = block(heads, tokens, problem->value_width, problem->precision);
-  if (!attend->q || !attend->k || !attend->v || !attend->out) {
-    dist_fail(attend->context, FAVOR_ENOMEM,
-              "no memory for blocks of %lld tokens of %lld heads; give --memory or "
-              "--block-tokens",
-              (long long)tokens, (long long)heads);
+  for (int i = 0; i < ATTEND_N_BLOCKS && (i == 0 || attend->info.is_streamed); i++) {
+    struct attend_block *made = &attend->blocks[i];
+    made->q = block(heads, tokens, problem->key_width, problem->precision);
+    made->k = block(kv_heads, tokens, problem->key_width, problem->precision);
+    made->v = block(kv_heads, tokens, problem->value_width, problem->precision);
+    made->out = block(heads, tokens, problem->value_width, problem->precision);
+    if (!made->q || !made->k || !made->v || !made->out) {
+      dist_fail(attend->context, FAVOR_ENOMEM,
+                "no memory for blocks of %lld tokens of %lld heads; give --memory or --block-tokens", (long long)tokens,
+                (long long)heads);
+    }
   }
+  favor_lane_create(attend->context, &attend->lane);
   return dist_agree(attend->context, DIST_SITE_COMMAND, 0, "");
 }
 
 void attend_free_blocks(struct attend *attend) {
-  void **const blocks[] = {&attend->q, &attend->k, &attend->v, &attend->out};
-  for (int i = 0; i < 4; i++) {
-    free(*blocks[i]);
-    *blocks[i] = NULL;
+  favor_lane_destroy(&attend->lane); /* which may still be at them */
+  for (int i = 0; i < ATTEND_N_BLOCKS; i++) {
+    struct attend_block *freed = &attend->blocks[i];
+    free(freed->q);
+    free(freed->k);
+    free(freed->v);
+    free(freed->out);
+    *freed = (struct attend_block){0};
   }
 }
 
@@ -203,31 +233,36 @@ double attend_scale(const struct attend *attend) {
   return attend->problem.scale > 0 ? attend->problem.scale : 1 / sqrt((double)attend->problem.key_width);
 }
 
-/* The options as attributes, "auto" replaced by what it stood for where that decides the output. */
-static int make_attributes(const struct attend *attend, struct favor_attribute *attributes) {
+int attend_options(const struct attend *attend, struct favor_attribute *attributes) {
+  static struct options options; /* too large for a stack */
   const struct options *given = attend->command->options;
-  struct options *options = malloc(sizeof *options);
   int n = 0;
-  if (!options) return -1;
-  *options = *given;
-  options->values[OPTION_FEATURES].integers[0] = attend->problem.features;
-  options->values[OPTION_PROJECTION_PER_HEAD].integers[0] = attend->problem.has_projection_per_head;
-  options->values[OPTION_SCALE].number = attend_scale(attend);
-  options->values[OPTION_EPS].number = map_eps(attend->problem.map, attend->problem.eps);
-  snprintf(options->values[OPTION_MAP].text, OPTION_TEXT_BYTES, "%s", map_at(attend->problem.map)->name);
-  snprintf(options->values[OPTION_KEY_MAX].text, OPTION_TEXT_BYTES, "%s",
+  options = *given;
+  options.values[OPTION_FEATURES].integers[0] = attend->problem.features;
+  options.values[OPTION_PROJECTION_PER_HEAD].integers[0] = attend->problem.has_projection_per_head;
+  options.values[OPTION_SCALE].number = attend_scale(attend);
+  options.values[OPTION_EPS].number = map_eps(attend->problem.map, attend->problem.eps);
+  snprintf(options.values[OPTION_MAP].text, OPTION_TEXT_BYTES, "%s", map_at(attend->problem.map)->name);
+  snprintf(options.values[OPTION_KEY_MAX].text, OPTION_TEXT_BYTES, "%s",
            option_at(OPTION_KEY_MAX)->choices[attend->problem.key_max]);
-  snprintf(options->values[OPTION_ROW_NORM].text, OPTION_TEXT_BYTES, "%s",
+  snprintf(options.values[OPTION_ROW_NORM].text, OPTION_TEXT_BYTES, "%s",
            option_at(OPTION_ROW_NORM)->choices[attend->problem.row_norm]);
-  snprintf(options->values[OPTION_KERNEL].text, OPTION_TEXT_BYTES, "%s", attend->info.kernel);
-  snprintf(options->values[OPTION_OUT_TYPE].text, OPTION_TEXT_BYTES, "%s", favor_type_name(attend->out_type));
-  options_attributes(options, attributes, &n);
+  snprintf(options.values[OPTION_OUT_TYPE].text, OPTION_TEXT_BYTES, "%s", favor_type_name(attend->out_type));
+  options_attributes(&options, attributes, &n);
   command_attributes(attend->command, given->operands[0], attributes, &n);
+  return n;
+}
+
+static int make_attributes(const struct attend *attend, struct favor_attribute *attributes) {
+  int n = attend_options(attend, attributes);
+  for (int i = 0; i < n; i++) {
+    if (strcmp(attributes[i].name, "kernel") != 0) continue;
+    snprintf(attributes[i].text, sizeof attributes[i].text, "%s", attend->info.kernel);
+  }
   attributes[n] = (struct favor_attribute){.kind = FAVOR_ATTRIBUTE_INTEGER, .integer = attend->info.is_strictly_causal};
   snprintf(attributes[n++].name, sizeof attributes->name, "strictly-causal");
   attend_pilot_attributes(attend, attributes, &n);
   attend_reserve_certificate(attend, attributes, &n);
-  free(options);
   return n;
 }
 
@@ -258,13 +293,28 @@ static enum favor_status create_output(struct attend *attend) {
       .attributes = attributes,
       .n_attributes = make_attributes(attend, attributes),
   };
-  if (spec.n_attributes < 0) dist_fail(attend->context, FAVOR_ENOMEM, "no memory for the output's attributes");
-  enum favor_status status = dist_agree(attend->context, DIST_SITE_COMMAND, 0, "");
-  return status == FAVOR_OK ? favor_output_create(attend->context, &spec, &attend->output) : status;
+  const struct attend_resumed *resumed = &attend->resumed;
+  enum favor_status status;
+  if (resumed->checkpoint) {
+    if (resumed->n_sums != favor_output_spec_n_sums(&spec))
+      dist_fail(attend->context, FAVOR_EDATA, "%s has %lld checksums of its output, which has %lld",
+                attend->checkpoint_path, (long long)resumed->n_sums, (long long)favor_output_spec_n_sums(&spec));
+    status = dist_agree(attend->context, DIST_SITE_COMMAND, 0, "");
+    if (status != FAVOR_OK) return status;
+    status = favor_output_resume(attend->context, &spec, resumed->id, resumed->sums, &attend->output);
+    attend->has_checkpoint = status == FAVOR_OK;
+    return status;
+  }
+  const bool is_dropping = attend->context->rank == 0 && access(attend->checkpoint_path, F_OK) == 0;
+  spec.companion = attend->checkpoint_path;
+  status = favor_output_create(attend->context, &spec, &attend->output);
+  if (status == FAVOR_OK && is_dropping && !options_flag(options, OPTION_QUIET))
+    fprintf(stderr, "favor: warning: %s of an earlier run is dropped; --resume would have gone on from there\n",
+            attend->checkpoint_path);
+  return status;
 }
 
-/* Everything that must be right before the first block is read. */
-static enum favor_status prepare(struct attend *attend) {
+enum favor_status attend_prepare(struct attend *attend) {
   const struct options *options = attend->command->options;
   if (command_is_speaker(attend->command)) check_output_path(attend);
   enum favor_status status = dist_agree(attend->context, DIST_SITE_COMMAND, 0, "");
@@ -279,37 +329,68 @@ static enum favor_status prepare(struct attend *attend) {
   int64_t out_type = options_integer(options, OPTION_OUT_TYPE); /* 0 is auto */
   attend->out_type = out_type == 0 ? attend->inputs.q_shape.type : (enum favor_type)(out_type - 1);
   status = read_projection(attend);
-  if (status == FAVOR_OK) status = read_estimates(attend);
   if (status == FAVOR_OK) status = attend_choose_features(attend);
+  if (status == FAVOR_OK) status = attend_find_checkpoint(attend);
+  if (status != FAVOR_OK || attend->is_finished) return status;
+  status = read_estimates(attend);
   if (status == FAVOR_OK) status = make_plan(attend);
+  if (status == FAVOR_OK) status = attend_check_engine(attend);
   if (status == FAVOR_OK) status = make_blocks(attend);
   if (status == FAVOR_OK) status = create_output(attend);
   return status;
 }
 
-static void release(struct attend *attend) {
-  favor_output_abandon(&attend->output);
+void attend_release(struct attend *attend) {
+  attend_free_blocks(attend);
+  if (attend->has_checkpoint) {
+    favor_output_keep(&attend->output);
+  } else {
+    favor_output_abandon(&attend->output);
+  }
   favor_plan_destroy(&attend->plan);
   inputs_close(&attend->inputs);
   free(attend->projection_data);
   estimates_release(&attend->estimates_file);
-  attend_free_blocks(attend);
+  attend_release_resumed(attend);
+}
+
+enum favor_status attend_finish(struct attend *attend) {
+  const double start = clock_now_s();
+  attend_write_estimates(attend);
+  enum favor_status status = favor_output_finish(&attend->output);
+  if (status == FAVOR_OK) attend_forget_checkpoint(attend);
+  attend->seconds[ATTEND_WRITE] += clock_now_s() - start;
+  return status;
+}
+
+/* A certificate may take long: who asks for checkpoints has one before it. */
+static enum favor_status save_before_certificate(struct attend *attend) {
+  const struct options *options = attend->command->options;
+  bool is_asked_for = options_number(options, OPTION_CHECKPOINT_EVERY) > 0 || options_flag(options, OPTION_RESUME);
+  if (!attend->info.is_streamed || !is_asked_for || attend_certified_rows(options) == 0) return FAVOR_OK;
+  enum favor_status status = attend->problem.tokens > 0 ? attend_save(attend) : FAVOR_OK;
+  if (status == FAVOR_OK) stop_at_once(command_is_speaker(attend->command));
+  return status;
+}
+
+static enum favor_status run(struct attend *attend, double start) {
+  enum favor_status status = attend_stream(attend);
+  if (status == FAVOR_OK) status = save_before_certificate(attend);
+  if (status == FAVOR_OK) status = attend_certify(attend);
+  stop_catch(); /* what is left is short */
+  if (status == FAVOR_OK) status = attend_finish(attend);
+  attend->seconds[ATTEND_TOTAL] = clock_now_s() - start;
+  return status == FAVOR_OK ? attend_report(attend) : status;
 }
 
 enum favor_status cmd_attend(struct command *command) {
-  struct attend attend = {.command = command, .context = command->context};
+  static struct attend attend; /* too large for a stack */
+  attend = (struct attend){.command = command, .context = command->context};
   double start = clock_now_s();
-  enum favor_status status = prepare(&attend);
-  if (status == FAVOR_OK) status = attend_stream(&attend);
-  if (status == FAVOR_OK) status = attend_certify(&attend);
-  if (status == FAVOR_OK) {
-    double finish = clock_now_s();
-    write_estimates(&attend);
-    status = favor_output_finish(&attend.output);
-    attend.seconds[ATTEND_WRITE] += clock_now_s() - finish;
-    attend.seconds[ATTEND_TOTAL] = clock_now_s() - start;
-  }
-  if (status == FAVOR_OK) status = attend_report(&attend);
-  release(&attend);
+  stop_catch();
+  enum favor_status status = attend_prepare(&attend);
+  if (!attend.info.is_streamed) stop_release(); /* there is nothing to save */
+  if (status == FAVOR_OK) status = attend.is_finished ? attend_report_finished(&attend) : run(&attend, start);
+  attend_release(&attend);
   return status;
 }

@@ -5,6 +5,7 @@
 #include "base/clock.h"
 #include "base/memory.h"
 #include "cli/bench.h"
+#include "cli/bench_io.h"
 #include "cli/option_table.h"
 #include "cli/statistics.h"
 #include "dist/agree.h"
@@ -191,8 +192,9 @@ static void run_alone(struct command *command) {
 
 enum favor_status cmd_bench(struct command *command) {
   const char *what = command->options->operands[0];
+  if (strcmp(what, "io") == 0) return bench_io(command);
   if (strcmp(what, "kernel") != 0) {
-    dist_fail(command->context, FAVOR_EUSAGE, "nothing to benchmark is called '%.64s'; there is: kernel", what);
+    dist_fail(command->context, FAVOR_EUSAGE, "nothing to benchmark is called '%.64s'; there are: kernel, io", what);
   } else if (command_is_speaker(command)) {
     run_alone(command);
   }

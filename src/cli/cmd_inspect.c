@@ -4,6 +4,7 @@
 
 #include "cli/certificate.h"
 #include "cli/command.h"
+#include "cli/inspect.h"
 #include "cli/report.h"
 #include "dist/agree.h"
 #include "io/hdf5.h"
@@ -129,8 +130,9 @@ static void print_table(const char *path, json_t *datasets, const struct favor_a
   if (n == 0) puts("  (no attributes)");
 }
 
-/* Rank 0. */
-static void print(struct command *command, const char *path, const struct favor_attribute *attributes, int n) {
+/* Rank 0. `check` is NULL without --check. */
+static void print(struct command *command, const char *path, const struct favor_attribute *attributes, int n,
+                  const struct check_report *check) {
   json_t *datasets = list_datasets(command->context, path);
   if (!datasets) return;
   if (options_flag(command->options, OPTION_JSON)) {
@@ -138,20 +140,29 @@ static void print(struct command *command, const char *path, const struct favor_
     json_object_set_new(object, "path", json_string(path));
     json_object_set(object, "datasets", datasets);
     json_object_set_new(object, "attributes", pack_attributes(attributes, n));
+    if (check) json_object_set_new(object, "check", inspect_pack_check(check));
     report_json(command, object);
   } else {
     print_table(path, datasets, attributes, n);
+    if (check) inspect_print_check(check);
   }
   json_decref(datasets);
 }
 
 enum favor_status cmd_inspect(struct command *command) {
   const char *path = command->options->operands[0];
+  const bool is_checking = options_flag(command->options, OPTION_CHECK);
   struct favor_attribute *attributes;
+  struct check_report check = {0};
   int n;
   enum favor_status status = favor_attributes_read(command->context, path, &n, &attributes);
-  if (status != FAVOR_OK) return status;
-  if (command_is_speaker(command)) print(command, path, attributes, n);
+  if (status == FAVOR_OK && is_checking) status = check_file(command->context, path, &check);
+  if (status == FAVOR_OK && command_is_speaker(command)) {
+    print(command, path, attributes, n, is_checking ? &check : NULL);
+    if (is_checking) inspect_fail_check(command, path, &check);
+  }
   free(attributes);
+  check_release(&check);
+  if (status != FAVOR_OK) return status;
   return dist_agree(command->context, DIST_SITE_COMMAND, 0, "");
 }

@@ -53,16 +53,27 @@ static const char verify_details[] =
 
 static const char inspect_details[] =
     "Lists the datasets of an HDF5 file with their shapes, types and layout, and the options that it was made with.\n"
+    "With --check it reads all data of a file that favor wrote, on as many ranks as there are, and tells which "
+    "datasets,\n"
+    "heads and tokens are not what was written; exit code 65 where any is not, or has no checksum.\n"
     "\n"
     "Examples:\n"
     "  favor inspect out.h5\n"
+    "  mpirun -n 4 favor inspect out.h5 --check\n"
     "  favor inspect out.h5 --json\n";
 
 static const char bench_details[] =
-    "Measures what one core can do at most, from multiply-adds on registers alone, then how near to it each kernel\n"
+    "kernel: measures what one core can do at most, from multiply-adds on registers alone, then how near to it each "
+    "kernel\n"
     "comes, and how near the same work on tiles of plain BLAS products (kernel blas). Every answer is first held\n"
     "against the definition in float64; a wrong one is not timed and ends with exit code 1. Arrays are in memory: no\n"
     "file is read. Under mpirun rank 0 works alone.\n"
+    "\n"
+    "io: how much of reading and writing streaming hides. On the file IN, or on one that it makes of --shape, by "
+    "turns:\n"
+    "attend; the same reads and writes without arithmetic; the same arithmetic on blocks in memory. overhead is the\n"
+    "time of attend over the larger of the last two, with the arithmetic the time of a core that copies, conversions\n"
+    "and checksums take. Files go to the directory --output, by default the current one, and are removed.\n"
     "\n"
     "Without --shape, --features, --value-width or --causal it goes through a list of shapes, in less than 45 s. With\n"
     "any of them it takes that one; what is not given is one head a thread, 16384 tokens of width 64. --threads auto\n"
@@ -97,10 +108,10 @@ static const struct command_entry entries[] = {
      "write q, k, v: random, or from a FASTA file", make_details},
     {"verify", COMMAND_VERIFY, cmd_verify, 2, 2, true, "IN OUT [options]",
      "recompute sampled rows of OUT, and against exact softmax", verify_details},
-    {"inspect", COMMAND_INSPECT, cmd_inspect, 1, 1, false, "FILE [--json]",
+    {"inspect", COMMAND_INSPECT, cmd_inspect, 1, 1, false, "FILE [--check] [--json]",
      "what a file holds, and the options it was made with", inspect_details},
-    {"bench", COMMAND_BENCH, cmd_bench, 1, 1, true, "kernel [options]", "speed against this machine's own limits",
-     bench_details},
+    {"bench", COMMAND_BENCH, cmd_bench, 1, 2, true, "kernel | io [IN] [options]",
+     "speed against this machine's own limits", bench_details},
     {"study", COMMAND_STUDY, cmd_study, 0, 2, true, "[error [IN] | kernel | time] [-o DIR] [options]",
      "error against features for every map and projection, and time against tokens", study_details},
     {"version", COMMAND_VERSION, cmd_version, 0, 0, false, "[--json]",

@@ -11,6 +11,7 @@
 #include "cli/exit_code.h"
 #include "cli/report.h"
 #include "dist/agree.h"
+#include "dist/watch.h"
 
 enum { LINE_BYTES = 2048 };
 
@@ -96,17 +97,28 @@ static _Noreturn void die(const struct favor_context *context) {
   abort();
 }
 
-/* FAVOR_FAULT="SITE RANK SKIP" makes an agreement fail (dist/comm.h): how tests break every step of a command. */
+/* FAVOR_FAULT="SITE RANK SKIP" makes an agreement fail, or come late (dist/comm.h): how tests break every step of a
+ * command. */
 static void inject_fault(struct favor_context *context) {
   const char *text = getenv("FAVOR_FAULT");
   if (text && !dist_inject_text(context, text)) {
-    dist_fail(context, FAVOR_EUSAGE, "FAVOR_FAULT is '%s'; it must be SITE RANK SKIP", text);
+    dist_fail(context, FAVOR_EUSAGE, "FAVOR_FAULT is '%s'; it must be SITE RANK SKIP [stall SECONDS]", text);
   }
 }
 
-static enum favor_status run_all(struct command *command, struct options *options, int n_words, char **words) {
+/* Collective: a job ends where ranks wait too long for each other. */
+static enum favor_status start_watch(const struct command *command, struct dist_watch **watch) {
+  const struct options *options = command->options;
+  if (!command_of_mask(options->command)->is_job || options->is_help_wanted) return FAVOR_OK;
+  dist_watch_start(command->context, options_number(options, OPTION_STALL_TIMEOUT), watch);
+  return dist_agree(command->context, DIST_SITE_COMMAND, 0, "");
+}
+
+static enum favor_status run_all(struct command *command, struct options *options, int n_words, char **words,
+                                 struct dist_watch **watch) {
   struct favor_context *context = command->context;
   enum favor_status status = share_options(context, n_words, words, options);
+  if (status == FAVOR_OK) status = start_watch(command, watch);
   if (status == FAVOR_OK) status = run(command);
   if (status == FAVOR_OK) status = flush_output(context);
   bool has_result = (status == FAVOR_OK || status == FAVOR_EVERIFY) && !context->is_dead;
@@ -127,12 +139,16 @@ int main(int argc, char **argv) {
 
   if (favor_context_create(MPI_COMM_WORLD, &command.context) != FAVOR_OK) die(NULL);
   inject_fault(command.context);
-  enum favor_status status = run_all(&command, &options, argc - 1, argv + 1);
+  struct dist_watch *watch = NULL;
+  enum favor_status status = run_all(&command, &options, argc - 1, argv + 1, &watch);
   if (command.context->is_dead) die(command.context);
   if (status != FAVOR_OK && command_is_speaker(&command)) {
-    fprintf(stderr, "favor: error: %s\n", favor_context_message(command.context));
+    const char *kind = status == FAVOR_ESTOPPED ? "" : "error: ";
+    fprintf(stderr, "favor: %s%s\n", kind, favor_context_message(command.context));
   }
+  dist_watch_enter(watch, "leaving together");
   favor_context_destroy(&command.context);
   MPI_Finalize();
+  dist_watch_stop(&watch);
   return exit_code(status);
 }

@@ -357,7 +357,9 @@ enum favor_status pilot_run(struct pilot *pilot) {
       .source = {.read = read_field}, .pilot = pilot, .context = pilot->command->context, .problem = *pilot->problem};
   /* The pilot has a grid, a schedule and blocks of its own. */
   field.problem.grid_heads = field.problem.grid_tokens = 0;
+  field.problem.is_streamed = false; /* rows are counted by shards */
   field.problem.block_tokens = field.problem.memory_bytes = 0;
+  field.problem.blocks_held = field.problem.caller_bytes = 0;
   field.problem.scan = FAVOR_SCAN_AUTO;
   enum favor_status status = prepare(&field);
   if (status == FAVOR_OK) status = answer(&field);

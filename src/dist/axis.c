@@ -5,6 +5,7 @@
 
 #include "base/memory.h"
 #include "dist/count.h"
+#include "dist/watch.h"
 
 enum { TAG_EXCHANGE = 1 };
 
@@ -31,7 +32,9 @@ enum favor_status dist_axis_create(struct favor_context *context, int color, int
   /* A rank that failed takes part in the split all the same. */
   MPI_Comm comm = MPI_COMM_NULL;
   bool is_member = color >= 0 && !lacks_memory;
+  dist_watch_enter(context->watch, "splitting the ranks by their heads");
   int mpi_code = MPI_Comm_split(context->comm, is_member ? color : MPI_UNDEFINED, context->rank, &comm);
+  dist_watch_leave(context->watch);
   enum favor_status status = dist_check(context, mpi_code, "splitting the ranks by their heads");
   if (!is_member || status != FAVOR_OK) {
     free(made);
@@ -63,7 +66,9 @@ enum favor_status dist_axis_broadcast(struct dist_axis *axis, int root, void *da
   if (axis->rank == root && axis->size > 1) axis->bytes_sent += (int64_t)bytes;
   for (size_t done = 0; done < bytes; done += PIECE_BYTES) {
     size_t piece = bytes - done < PIECE_BYTES ? bytes - done : PIECE_BYTES;
+    dist_watch_enter(axis->context->watch, "sharing tokens");
     int mpi_code = MPI_Bcast((char *)data + done, dist_count((int64_t)piece), MPI_BYTE, root, axis->comm);
+    dist_watch_leave(axis->context->watch);
     if (dist_check(axis->context, mpi_code, "sharing tokens") != FAVOR_OK) return FAVOR_EMPI;
   }
   return FAVOR_OK;
@@ -101,6 +106,8 @@ enum favor_status dist_axis_exchange(struct dist_axis *axis, const struct dist_p
     n += mpi_code == MPI_SUCCESS;
   }
   copy_own(axis, sends, n_sends, receives, n_receives);
+  dist_watch_enter(axis->context->watch, "exchanging tokens");
   if (mpi_code == MPI_SUCCESS) mpi_code = MPI_Waitall(n, axis->requests, MPI_STATUSES_IGNORE);
+  dist_watch_leave(axis->context->watch);
   return dist_check(axis->context, mpi_code, "exchanging tokens");
 }

@@ -4,7 +4,6 @@
 #include <math.h>
 #include <string.h>
 
-#include "base/memory.h"
 #include "dist/group_internal.h"
 
 enum { MAX_BLOCKS = 256 }; /* beyond, a block's latency is what counts */
@@ -25,22 +24,6 @@ double group_chain_seconds(int size, double state_bytes) {
   return (size - 2 + n_blocks) * (GROUP_LATENCY_S + step_bytes_s(state_bytes) / n_blocks);
 }
 
-static enum favor_status chain_prepare(struct dist_group *group) {
-  int64_t wanted = group_chain_n_blocks(group->size, (double)group_state_bytes(group));
-  group->chain.block_rows = (group->n_rows + wanted - 1) / wanted;
-  if (group->n_rows > 0) {
-    group->chain.n_blocks = (int)((group->n_rows + group->chain.block_rows - 1) / group->chain.block_rows);
-  }
-  size_t n = (size_t)group->chain.n_blocks;
-  group->chain.receives = memory_zeroed(n, sizeof(MPI_Request));
-  group->chain.sends = memory_zeroed(n, sizeof(MPI_Request));
-  if (!group->chain.receives || !group->chain.sends) {
-    return dist_fail(group->context, FAVOR_ENOMEM, "rank %d: no memory for %zu MPI requests", group->context->rank, n);
-  }
-  bool passes_on = group->rank > 0 && group->rank < group->size - 1;
-  return passes_on ? group_allocate(group, group->n_rows, &group->chain.outgoing) : FAVOR_OK;
-}
-
 static int64_t rows_of(const struct dist_group *group, int block) {
   int64_t left = group->n_rows - block * group->chain.block_rows;
   return left < group->chain.block_rows ? left : group->chain.block_rows;
@@ -55,8 +38,14 @@ static enum favor_status send_block(struct dist_group *group, const void *state,
                     GROUP_TAG_CHAIN, &group->chain.sends[block]);
 }
 
-static enum favor_status chain_begin(struct dist_group *group) {
+static enum favor_status begin_with(struct dist_group *group, int n_blocks) {
   bool is_first = group->rank == 0, is_last = group->rank == group->size - 1;
+  int64_t block_rows = (group->n_rows + n_blocks - 1) / n_blocks;
+  group->chain.block_rows = block_rows;
+  group->chain.n_blocks = group->n_rows > 0 ? (int)((group->n_rows + block_rows - 1) / block_rows) : 0;
+  FAVOR_ASSERT(group->chain.n_blocks <= group->max_blocks);
+  group->chain.receives = group->requests;
+  group->chain.sends = group->requests + group->max_blocks;
   group->chain.n_arrived = is_first ? group->chain.n_blocks : 0;
   for (int b = 0; b < group->chain.n_blocks; b++) {
     enum favor_status status = FAVOR_OK;
@@ -73,14 +62,20 @@ static enum favor_status chain_begin(struct dist_group *group) {
   return FAVOR_OK;
 }
 
+static enum favor_status chain_begin(struct dist_group *group) {
+  return begin_with(group, group_chain_n_blocks(group->size, (double)group_state_bytes(group)));
+}
+
+static enum favor_status linear_begin(struct dist_group *group) { return begin_with(group, 1); }
+
 /* A block of the prefix is here: this rank's own is merged in, and it goes on. */
 static enum favor_status pass_on(struct dist_group *group, int block) {
   size_t offset = offset_of(group, block);
   int64_t n_rows = rows_of(group, block);
-  char *outgoing = (char *)group->chain.outgoing + offset;
+  char *outgoing = (char *)group->window + offset;
   memcpy(outgoing, (const char *)group->partial + offset, group->row_bytes * (size_t)n_rows);
   binned_merge((const char *)group->result + offset, outgoing, n_rows);
-  return send_block(group, group->chain.outgoing, block);
+  return send_block(group, group->window, block);
 }
 
 static enum favor_status chain_progress(struct dist_group *group, bool *is_done) {
@@ -90,7 +85,7 @@ static enum favor_status chain_progress(struct dist_group *group, bool *is_done)
     int block = group->chain.n_arrived;
     int mpi_code = MPI_Test(&group->chain.receives[block], &flag, MPI_STATUS_IGNORE);
     enum favor_status status = dist_check(group->context, mpi_code, "a scan of states by a chain");
-    if (status == FAVOR_OK && flag && group->chain.outgoing) status = pass_on(group, block);
+    if (status == FAVOR_OK && flag && group->rank < group->size - 1) status = pass_on(group, block);
     if (status != FAVOR_OK || !flag) return status;
   }
   int mpi_code = MPI_Testall(group->chain.n_blocks, group->chain.sends, &flag, MPI_STATUSES_IGNORE);
@@ -98,4 +93,8 @@ static enum favor_status chain_progress(struct dist_group *group, bool *is_done)
   return dist_check(group->context, mpi_code, "a scan of states by a chain");
 }
 
-const struct group_scan group_scan_chain = {"chain", chain_prepare, chain_begin, chain_progress};
+const struct group_scan group_scan_chain = {"chain", chain_begin, chain_progress};
+
+/* Whole states from rank to rank, as Open MPI's own scan: where that cannot be called, because the ranks of the axis
+ * that are in other sets would have to call it too. */
+const struct group_scan group_scan_linear = {"exscan", linear_begin, chain_progress};

@@ -63,6 +63,10 @@ enum favor_status dist_fail(struct favor_context *context, enum favor_status cod
   return code;
 }
 
+enum favor_status dist_fail_status(struct favor_context *context, const struct status *status) {
+  return status->code == FAVOR_OK ? FAVOR_OK : dist_fail(context, status->code, "%s", status->text);
+}
+
 enum favor_status dist_check(struct favor_context *context, int mpi_code, const char *what) {
   if (mpi_code == MPI_SUCCESS) return FAVOR_OK;
   char reason[MPI_MAX_ERROR_STRING] = "";
@@ -81,6 +85,7 @@ void dist_inject(struct favor_context *context, enum dist_site site, int rank, i
   context->fault_site = site;
   context->fault_rank = rank;
   context->fault_skip = skip;
+  context->fault_stall_s = 0;
 }
 
 const char *dist_site_name(enum dist_site site) {
@@ -90,13 +95,16 @@ const char *dist_site_name(enum dist_site site) {
       [DIST_SITE_PLAN_DRAW] = "plan-draw",
       [DIST_SITE_PLAN_MEMORY] = "plan-memory",
       [DIST_SITE_PLAN_GROUPS] = "plan-groups",
-      [DIST_SITE_COMBINE] = "combine",
+      [DIST_SITE_BLOCK] = "block",
+      [DIST_SITE_ATTEND] = "attend",
+      [DIST_SITE_RESUME] = "resume",
       [DIST_SITE_ESTIMATE] = "estimate",
       [DIST_SITE_RUN_END] = "run-end",
       [DIST_SITE_TENSOR_OPEN] = "tensor-open",
       [DIST_SITE_DATA_READ] = "data-read",
       [DIST_SITE_OUTPUT_CREATE] = "output-create",
       [DIST_SITE_OUTPUT_FINISH] = "output-finish",
+      [DIST_SITE_CHECKPOINT] = "checkpoint",
       [DIST_SITE_COMMAND] = "command",
   };
   return (unsigned)site < DIST_N_SITES ? names[site] : NULL;
@@ -104,11 +112,15 @@ const char *dist_site_name(enum dist_site site) {
 
 bool dist_inject_text(struct favor_context *context, const char *text) {
   char name[32];
-  int rank, skip;
-  if (sscanf(text, "%31s %d %d", name, &rank, &skip) != 3) return false;
+  int rank, skip, end = -1;
+  double stall_s = 0;
+  sscanf(text, "%31s %d %d stall %lf%n", name, &rank, &skip, &stall_s, &end);
+  if (end < 0) sscanf(text, "%31s %d %d%n", name, &rank, &skip, &end);
+  if (end < 0 || text[end] != '\0') return false;
   for (int site = DIST_SITE_NONE; site < DIST_N_SITES; site++) {
     if (strcmp(name, dist_site_name((enum dist_site)site)) != 0) continue;
     dist_inject(context, (enum dist_site)site, rank, skip);
+    context->fault_stall_s = stall_s;
     return true;
   }
   return false;

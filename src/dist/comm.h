@@ -14,14 +14,17 @@ enum dist_site {
   DIST_SITE_PLAN_DRAW,   /* the projection */
   DIST_SITE_PLAN_MEMORY, /* allocation */
   DIST_SITE_PLAN_GROUPS, /* communicators */
-  DIST_SITE_COMBINE,     /* before states meet */
+  DIST_SITE_BLOCK,       /* before a block */
+  DIST_SITE_ATTEND,      /* before ranks need each other's tokens */
+  DIST_SITE_RESUME,      /* where a run goes on */
   DIST_SITE_ESTIMATE,    /* before moments meet */
   DIST_SITE_RUN_END,     /* the outcome of a run */
   DIST_SITE_TENSOR_OPEN,
   DIST_SITE_DATA_READ, /* int64, double, attributes */
   DIST_SITE_OUTPUT_CREATE,
   DIST_SITE_OUTPUT_FINISH,
-  DIST_SITE_COMMAND, /* a command's own agreement */
+  DIST_SITE_CHECKPOINT, /* writing and opening one */
+  DIST_SITE_COMMAND,    /* a command's own agreement */
   DIST_N_SITES
 };
 
@@ -33,12 +36,18 @@ struct favor_context {
   char message[STATUS_TEXT_BYTES]; /* of the last agreed error */
   enum dist_site fault_site;       /* injected failure, for tests */
   int fault_rank;
-  int fault_skip; /* agreements at the site to let pass first */
+  int fault_skip;           /* agreements at the site to let pass first */
+  double fault_stall_s;     /* not 0: it does not fail, it only comes so much later */
+  struct dist_watch *watch; /* over this rank's waiting (dist/watch.h), or NULL; not the context's own */
 };
 
 /* Local: records an error of this rank; the first is kept. Thread-safe inside an OpenMP region. Returns code. */
 enum favor_status dist_fail(struct favor_context *context, enum favor_status code, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
+
+/* Local: the same with an error that was found without the context, say by another thread; FAVOR_OK records nothing.
+ * Returns its code. */
+enum favor_status dist_fail_status(struct favor_context *context, const struct status *status);
 
 /* Local: has this rank an error that is not agreed yet? */
 static inline bool dist_has_failed(const struct favor_context *context) { return context->pending.code != FAVOR_OK; }
@@ -49,7 +58,8 @@ enum favor_status dist_check(struct favor_context *context, int mpi_code, const 
 
 /* Local: from now on the agreement at `site` fails on `rank` with FAVOR_EINTERNAL, after `skip` passes. */
 void dist_inject(struct favor_context *context, enum dist_site site, int rank, int skip);
-/* Local: the same from text, "SITE RANK SKIP"; false where it is not of that form. */
+/* Local: the same from text, "SITE RANK SKIP"; or, with "SITE RANK SKIP stall SECONDS", the rank comes to the agreement
+ * that much later, and nothing fails. False where the text is not of that form. */
 bool dist_inject_text(struct favor_context *context, const char *text);
 /* The names of sites, for tests and messages; NULL past the last. */
 const char *dist_site_name(enum dist_site site);

@@ -7,8 +7,8 @@
 #include "dist/group.h"
 
 /* Messages of one kind between two ranks arrive in the order in which they were sent, and a group has one operation in
- * flight at a time: a tag a kind is enough. */
-enum { GROUP_TAG_DOUBLING = 1, GROUP_TAG_CHAIN = 2 };
+ * flight at a time, whatever its set: a tag a kind is enough. */
+enum { GROUP_TAG_DOUBLING = 1, GROUP_TAG_CHAIN, GROUP_TAG_REDUCE, GROUP_TAG_PASS };
 
 /* Lets the operation in flight advance; *is_done when nothing is left. */
 typedef enum favor_status group_progress_function(struct dist_group *group, bool *is_done);
@@ -16,55 +16,57 @@ typedef enum favor_status group_progress_function(struct dist_group *group, bool
 /* One algorithm for the exclusive scan. `begin` starts the scan from group->partial to group->result. */
 struct group_scan {
   const char *name;
-  enum favor_status (*prepare)(struct dist_group *group); /* allocates, or NULL */
   enum favor_status (*begin)(struct dist_group *group);
   group_progress_function *progress;
 };
-extern const struct group_scan group_scan_exscan, group_scan_doubling, group_scan_chain;
+extern const struct group_scan group_scan_exscan, group_scan_linear, group_scan_doubling, group_scan_chain;
 
 struct dist_group {
   struct favor_context *context;
-  MPI_Comm comm;
-  int rank, size;
+  MPI_Comm comm; /* of the axis */
+  int axis_rank, axis_size;
   int64_t n_rows;
   size_t row_bytes;
   MPI_Datatype row_type;
   MPI_Op merge;
-  const struct group_scan *scan;
+  enum favor_scan asked;
+  void *window, *incoming; /* a state each; NULL where no set needs it */
+  int max_blocks;          /* of a chain in any set */
+  MPI_Request *requests;   /* [2 max_blocks], at least 2 */
   int64_t n_rows_sent;
+
+  int first, rank, size; /* the set: its first rank on the axis, this rank's place in it */
+  const struct group_scan *scan;
 
   group_progress_function *progress; /* of the operation in flight; NULL: none */
   const void *partial;               /* of a scan in flight */
-  void *result;
+  void *result;                      /* of a scan; of a reduction, its state */
 
   MPI_Request builtin; /* a collective of MPI's own */
 
-  struct {
-    int distance;            /* of the round in flight: 1, 2, 4, ... */
-    void *window, *incoming; /* a state each; only where this rank needs it, else NULL */
-    MPI_Request requests[2]; /* receive, send */
-  } doubling;
+  int64_t distance; /* doubling: of the round in flight, 1, 2, 4, ... */
 
   struct {
     int64_t block_rows;
     int n_blocks, n_arrived;
-    void *outgoing;                /* a state; NULL on the first rank and the last */
-    MPI_Request *receives, *sends; /* [n_blocks] */
+    MPI_Request *receives, *sends; /* [n_blocks], of requests */
   } chain;
+
+  struct {
+    const struct group_reduction *algorithm;
+    int n_rounds, round; /* the one in flight */
+  } reduction;
 };
 
 static inline size_t group_state_bytes(const struct dist_group *group) {
   return group->row_bytes * (size_t)group->n_rows;
 }
 
-/* Starts to send or receive n_rows rows; counts what is sent. */
+/* Starts to send or receive n_rows rows, to or from a place in the set; counts what is sent. */
 enum favor_status group_send(struct dist_group *group, const void *rows, int64_t n_rows, int to, int tag,
                              MPI_Request *request);
 enum favor_status group_receive(struct dist_group *group, void *rows, int64_t n_rows, int from, int tag,
                                 MPI_Request *request);
-
-/* Memory for n_rows rows, or FAVOR_ENOMEM, recorded. */
-enum favor_status group_allocate(struct dist_group *group, int64_t n_rows, void **rows);
 
 /* Progress of MPI's own collective (group->builtin). */
 group_progress_function group_progress_builtin;

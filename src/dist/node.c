@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "base/memory.h"
+#include "dist/watch.h"
 
 /* Every rank's mask to every rank, one at a time, so that one that has no memory for them can take part. */
 static enum favor_status share_masks(struct favor_context *context, MPI_Comm node, const cpu_set_t *own,
@@ -44,11 +45,8 @@ static enum favor_status share_node(struct favor_context *context, MPI_Comm node
   return ranks ? status : FAVOR_ENOMEM;
 }
 
-enum favor_status dist_node_share(struct favor_context *context, const cpu_set_t *own, struct cpus_rank *rank,
-                                  struct cpus_topology *topology) {
-  *rank = (struct cpus_rank){.mask = *own, .share = *own, .fair_cores = 1, .is_alone = false};
-  topology->n = 0;
-  if (context->is_dead) return FAVOR_EMPI;
+static enum favor_status share_on_node(struct favor_context *context, const cpu_set_t *own, struct cpus_rank *rank,
+                                       struct cpus_topology *topology) {
   MPI_Comm node = MPI_COMM_NULL;
   enum favor_status status =
       dist_check(context, MPI_Comm_split_type(context->comm, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &node),
@@ -56,5 +54,16 @@ enum favor_status dist_node_share(struct favor_context *context, const cpu_set_t
   if (status != FAVOR_OK) return status;
   status = share_node(context, node, own, rank, topology);
   MPI_Comm_free(&node);
+  return status;
+}
+
+enum favor_status dist_node_share(struct favor_context *context, const cpu_set_t *own, struct cpus_rank *rank,
+                                  struct cpus_topology *topology) {
+  *rank = (struct cpus_rank){.mask = *own, .share = *own, .fair_cores = 1, .is_alone = false};
+  topology->n = 0;
+  if (context->is_dead) return FAVOR_EMPI;
+  dist_watch_enter(context->watch, "sharing the cores of a node");
+  enum favor_status status = share_on_node(context, own, rank, topology);
+  dist_watch_leave(context->watch);
   return status;
 }

@@ -5,8 +5,9 @@
 
 enum favor_status dist_scan_begin(struct dist_group *group, const void *partial, void *result) {
   FAVOR_ASSERT(!group->progress);
-  FAVOR_ASSERT(partial != result);
   if (group->context->is_dead) return FAVOR_EMPI;
+  if (group->size < 2) return FAVOR_OK;
+  FAVOR_ASSERT(partial != result);
   group->partial = partial;
   group->result = result;
   enum favor_status status = group->scan->begin(group);
@@ -24,7 +25,7 @@ static enum favor_status exscan_begin(struct dist_group *group) {
   return dist_check(group->context, mpi_code, "starting a scan of states");
 }
 
-const struct group_scan group_scan_exscan = {"exscan", NULL, exscan_begin, group_progress_builtin};
+const struct group_scan group_scan_exscan = {"exscan", exscan_begin, group_progress_builtin};
 
 /* ---- recursive doubling ------------------------------------------------------------------------------------------
  *
@@ -35,56 +36,47 @@ const struct group_scan group_scan_exscan = {"exscan", NULL, exscan_begin, group
 static bool sends(const struct dist_group *group, int64_t distance) { return group->rank + distance < group->size; }
 static bool receives(const struct dist_group *group, int64_t distance) { return group->rank >= distance; }
 
-static enum favor_status doubling_prepare(struct dist_group *group) {
-  enum favor_status status = FAVOR_OK;
-  if (sends(group, 2)) status = group_allocate(group, group->n_rows, &group->doubling.window);
-  if (status == FAVOR_OK && receives(group, 2)) {
-    status = group_allocate(group, group->n_rows, &group->doubling.incoming);
-  }
-  return status;
-}
-
 /* The first round goes straight from the partial state to the result. */
 static enum favor_status start_round(struct dist_group *group) {
-  int distance = group->doubling.distance;
-  MPI_Request *requests = group->doubling.requests;
+  int distance = (int)group->distance;
+  MPI_Request *requests = group->requests;
   requests[0] = requests[1] = MPI_REQUEST_NULL;
   enum favor_status status = FAVOR_OK;
   if (receives(group, distance)) {
-    void *into = distance == 1 ? group->result : group->doubling.incoming;
+    void *into = distance == 1 ? group->result : group->incoming;
     status = group_receive(group, into, group->n_rows, group->rank - distance, GROUP_TAG_DOUBLING, &requests[0]);
   }
   if (status == FAVOR_OK && sends(group, distance)) {
-    const void *from = distance == 1 ? group->partial : group->doubling.window;
+    const void *from = distance == 1 ? group->partial : group->window;
     status = group_send(group, from, group->n_rows, group->rank + distance, GROUP_TAG_DOUBLING, &requests[1]);
   }
   return status;
 }
 
 static void finish_round(struct dist_group *group) {
-  int64_t distance = group->doubling.distance;
+  int64_t distance = group->distance;
   bool sends_again = sends(group, 2 * distance);
-  const void *arrived = distance == 1 ? group->result : group->doubling.incoming;
-  if (distance == 1 && sends_again) memcpy(group->doubling.window, group->partial, group_state_bytes(group));
+  const void *arrived = distance == 1 ? group->result : group->incoming;
+  if (distance == 1 && sends_again) memcpy(group->window, group->partial, group_state_bytes(group));
   if (!receives(group, distance)) return;
-  if (sends_again) binned_merge(arrived, group->doubling.window, group->n_rows);
+  if (sends_again) binned_merge(arrived, group->window, group->n_rows);
   if (distance > 1) binned_merge(arrived, group->result, group->n_rows);
 }
 
 static enum favor_status doubling_begin(struct dist_group *group) {
-  group->doubling.distance = 1;
+  group->distance = 1;
   return start_round(group);
 }
 
 static enum favor_status doubling_progress(struct dist_group *group, bool *is_done) {
   *is_done = false;
-  while (group->doubling.distance < group->size) {
+  while (group->distance < group->size) {
     int flag = 0;
-    int mpi_code = MPI_Testall(2, group->doubling.requests, &flag, MPI_STATUSES_IGNORE);
+    int mpi_code = MPI_Testall(2, group->requests, &flag, MPI_STATUSES_IGNORE);
     enum favor_status status = dist_check(group->context, mpi_code, "a scan of states by doubling");
     if (status != FAVOR_OK || !flag) return status;
     finish_round(group);
-    group->doubling.distance *= 2;
+    group->distance *= 2;
     status = start_round(group);
     if (status != FAVOR_OK) return status;
   }
@@ -92,7 +84,7 @@ static enum favor_status doubling_progress(struct dist_group *group, bool *is_do
   return FAVOR_OK;
 }
 
-const struct group_scan group_scan_doubling = {"doubling", doubling_prepare, doubling_begin, doubling_progress};
+const struct group_scan group_scan_doubling = {"doubling", doubling_begin, doubling_progress};
 
 /* Every round moves a state. Between the first round and the last all merge it twice, in those two once, and the first
  * needs no merge if it is the last. */

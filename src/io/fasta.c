@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include <htslib/bgzf.h>
+#include <htslib/hfile.h>
 #include <htslib/hts.h>
 #include <htslib/hts_log.h>
 #include <htslib/kstring.h>
@@ -110,7 +111,11 @@ static void take_line(struct parser *parser, const char *text, size_t length) {
 static void check_end(struct parser *parser, BGZF *file, int result) {
   const char *path = parser->path;
   if (parser->status->code != FAVOR_OK) return;
-  if (result < -1) {
+  const int error = herrno(file->fp); /* of the system, which bgzf_getline does not tell from damage */
+  if (result < -1 && error != 0) {
+    status_set(parser->status, FAVOR_EIO, "reading %s failed after line %lld: %s", path, (long long)parser->line,
+               strerror(error));
+  } else if (result < -1) {
     status_set(parser->status, FAVOR_EDATA, "%s: cannot be read after line %lld: truncated or damaged", path,
                (long long)parser->line);
   } else if (bgzf_compression(file) == bgzf && bgzf_check_EOF(file) == 0) {

@@ -88,8 +88,8 @@ static inline uint32_t became_infinite(uint32_t bits, uint16_t rounded, uint32_t
   return ((bits & ~FLOAT_SIGN) < FLOAT_INFINITY) & ((rounded & 0x7fffu) == infinity);
 }
 
-/* On x86-64 each loop is compiled twice, and the loader picks what the machine can run; the bits are the same. */
-#if defined(__x86_64__) && defined(__gnu_linux__)
+/* On x86-64 GCC compiles each loop twice, and the loader picks what the machine can run; the bits are the same. */
+#if defined(__x86_64__) && defined(__gnu_linux__) && !defined(__clang__)
 #define FOR_EVERY_VECTOR_WIDTH __attribute__((target_clones("avx2", "default")))
 #else
 #define FOR_EVERY_VECTOR_WIDTH

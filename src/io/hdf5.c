@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "dist/comm.h"
+#include "io/output_part.h"
 
 enum { MAX_LISTED_OBJECTS = 16 };
 
@@ -17,6 +18,16 @@ void hdf5_quiet_begin(struct hdf5_quiet *quiet) {
 }
 
 void hdf5_quiet_end(const struct hdf5_quiet *quiet) { H5Eset_auto2(H5E_DEFAULT, quiet->print, quiet->data); }
+
+/* Of HDF5's long text about a system call that failed, what the system said. False where it is about something else. */
+static bool cut_to_system_error(char *text) {
+  static const char before[] = "error message = '";
+  char *begin = strstr(text, before), *end = begin ? strchr(begin + strlen(before), '\'') : NULL;
+  if (!end) return false;
+  *end = '\0';
+  memmove(text, begin + strlen(before), strlen(begin + strlen(before)) + 1);
+  return true;
+}
 
 /* H5E_WALK_UPWARD comes by the innermost error first; its text names the cause. */
 static herr_t note_error(unsigned n, const H5E_error2_t *error, void *data) {
@@ -34,7 +45,14 @@ struct hdf5_reason hdf5_reason(void) {
   for (char *c = reason.text; *c; c++) {
     if (*c == '\n') *c = ' ';
   }
+  reason.is_system = cut_to_system_error(reason.text);
   return reason;
+}
+
+bool hdf5_fail_system(struct favor_context *context, const char *path) {
+  struct hdf5_reason reason = hdf5_reason();
+  if (reason.is_system) dist_fail(context, FAVOR_EIO, "reading %s failed: %s", path, reason.text);
+  return reason.is_system;
 }
 
 /* Every call of HDF5 forgets why the last one failed; here that is kept. */
@@ -66,10 +84,24 @@ static bool can_open(struct favor_context *context, const char *path) {
   return false;
 }
 
+/* A temporary of ours has a lock of ours, which HDF5's own would meet on NFS: there flock is fcntl. */
+static hid_t open_unlocked(const char *path) {
+  hid_t access = H5Pcreate(H5P_FILE_ACCESS);
+  H5Pset_file_locking(access, false, true);
+  hid_t file = H5Fopen(path, H5F_ACC_RDONLY, access);
+  hdf5_release(access);
+  return file;
+}
+
+static bool is_part(const char *path) {
+  const size_t bytes = strlen(path), suffix_bytes = strlen(FAVOR_OUTPUT_PART_SUFFIX);
+  return bytes > suffix_bytes && strcmp(path + bytes - suffix_bytes, FAVOR_OUTPUT_PART_SUFFIX) == 0;
+}
+
 hid_t hdf5_open_file(struct favor_context *context, const char *path) {
   if (!can_open(context, path)) return H5I_INVALID_HID;
-  hid_t file = H5Fopen(path, H5F_ACC_RDONLY, H5P_DEFAULT);
-  if (file >= 0) return file;
+  hid_t file = is_part(path) ? open_unlocked(path) : H5Fopen(path, H5F_ACC_RDONLY, H5P_DEFAULT);
+  if (file >= 0 || hdf5_fail_system(context, path)) return file;
   struct hdf5_reason reason = hdf5_reason();
   if (reason.is_foreign)
     dist_fail(context, FAVOR_EDATA, "%s is not an HDF5 file", path);
@@ -104,13 +136,14 @@ static void list_objects(hid_t file, char *text, size_t size) {
 
 hid_t hdf5_open_dataset(struct favor_context *context, hid_t file, const char *path, const char *name) {
   if (!hdf5_has_object(file, name)) {
+    if (hdf5_fail_system(context, path)) return H5I_INVALID_HID;
     char objects[512];
     list_objects(file, objects, sizeof objects);
     dist_fail(context, FAVOR_EDATA, "%s has no dataset %s; it has %s", path, name, objects);
     return H5I_INVALID_HID;
   }
   hid_t dataset = H5Dopen2(file, name, H5P_DEFAULT);
-  if (dataset < 0)
+  if (dataset < 0 && !hdf5_fail_system(context, path))
     dist_fail(context, FAVOR_EDATA, "%s of %s cannot be read as a dataset (%s)", name, path, hdf5_reason().text);
   return dataset;
 }
@@ -205,12 +238,18 @@ void hdf5_type_describe(hid_t id, char *text, size_t size) {
     snprintf(text, size, "%s", class >= 0 && class < H5T_NCLASSES && names[class] ? names[class] : "unknown");
 }
 
-enum favor_status hdf5_fail_read(struct favor_context *context, const char *path, const char *name) {
+enum favor_status hdf5_status_read(struct status *status, const char *path, const char *name) {
   struct hdf5_reason reason = hdf5_reason();
   if (reason.is_filter)
-    return dist_fail(context, FAVOR_EDATA, "compressed dataset %s of %s cannot be decoded (%s)", name, path,
-                     reason.text);
-  return dist_fail(context, FAVOR_EIO, "dataset %s of %s cannot be read (%s)", name, path, reason.text);
+    return status_set(status, FAVOR_EDATA, "compressed dataset %s of %s cannot be decoded (%s)", name, path,
+                      reason.text);
+  return status_set(status, FAVOR_EIO, "dataset %s of %s cannot be read (%s)", name, path, reason.text);
+}
+
+enum favor_status hdf5_fail_read(struct favor_context *context, const char *path, const char *name) {
+  struct status status = {0};
+  hdf5_status_read(&status, path, name);
+  return dist_fail_status(context, &status);
 }
 
 const char *favor_hdf5_version(void) {

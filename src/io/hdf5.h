@@ -10,6 +10,8 @@
 
 #include <favor/favor_io.h>
 
+#include "base/status.h"
+
 /* HDF5 prints its error stack unless told otherwise. Between begin and end it does not; end restores what the calling
  * program had set. */
 struct hdf5_quiet {
@@ -25,8 +27,12 @@ struct hdf5_reason {
   bool is_foreign;   /* not an HDF5 file */
   bool is_truncated; /* shorter than its superblock says */
   bool is_filter;    /* compressed data that cannot be decoded */
+  bool is_system;    /* the system could not open or read the file; text is what it said */
 };
 struct hdf5_reason hdf5_reason(void);
+
+/* Has the last call failed because the system could not read the file? Then that is recorded, as FAVOR_EIO. */
+bool hdf5_fail_system(struct favor_context *context, const char *path);
 
 /* Closes any kind of handle; hdf5_reason still speaks of the call before. */
 void hdf5_release(hid_t id);
@@ -34,7 +40,7 @@ void hdf5_release(hid_t id);
 /* A file for reading. FAVOR_EIO: cannot be opened; FAVOR_EDATA: not HDF5, truncated, damaged. */
 hid_t hdf5_open_file(struct favor_context *context, const char *path);
 
-/* Is there an object of this path? */
+/* Is there an object of this path? Where it is not found, hdf5_fail_system tells whether that is sure. */
 bool hdf5_has_object(hid_t file, const char *name);
 
 /* A dataset of an open file. FAVOR_EDATA: there is none (the text lists what there is), or it is not a dataset. */
@@ -55,5 +61,7 @@ void hdf5_type_describe(hid_t id, char *text, size_t size);
 
 /* Records that reading a dataset failed: FAVOR_EDATA where the data cannot be decoded, else FAVOR_EIO. */
 enum favor_status hdf5_fail_read(struct favor_context *context, const char *path, const char *name);
+/* The same without a context. */
+enum favor_status hdf5_status_read(struct status *status, const char *path, const char *name);
 
 #endif

@@ -1,30 +1,31 @@
-#define _GNU_SOURCE /* fallocate, memfd_create */
+#define _GNU_SOURCE /* memfd_create */
 #include "io/output_layout.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "dist/comm.h"
+#include "io/checksum.h"
 #include "io/hdf5.h"
-#include "io/positioned.h"
 #include "io/slab.h"
+#include "io/sparse.h"
 
 enum {
   /* Tensors start on pages, so that other programs can map them. */
   ALIGNMENT_BYTES = 4096,
-  ALIGNMENT_THRESHOLD_BYTES = 64 * 1024,
-  COPY_BYTES = 16 * 1024
+  ALIGNMENT_THRESHOLD_BYTES = 64 * 1024
 };
 
 /* ---- refusing ---------------------------------------------------------------------------------------------------- */
 
-static enum favor_status check_target(struct favor_context *context, const struct favor_output_spec *spec) {
+enum favor_status output_layout_check_target(struct favor_context *context, const struct favor_output_spec *spec) {
   struct stat stat_link, stat_file;
   if (spec->path[0] == '\0') return dist_fail(context, FAVOR_ECREATE, "cannot create an output without a name");
   if (lstat(spec->path, &stat_link) != 0) return FAVOR_OK; /* absent, or a reason that creation will name */
@@ -35,11 +36,6 @@ static enum favor_status check_target(struct favor_context *context, const struc
   if (!spec->is_overwrite)
     return dist_fail(context, FAVOR_ECREATE, "%s exists; give another name, or --overwrite to replace it", spec->path);
   return FAVOR_OK;
-}
-
-static enum favor_status fail_create(struct favor_context *context, const char *part, int error) {
-  if (error == ENOENT) return dist_fail(context, FAVOR_ECREATE, "cannot create %s: its directory does not exist", part);
-  return dist_fail(context, FAVOR_ECREATE, "cannot create %s: %s", part, strerror(error));
 }
 
 static int64_t small_bytes(const struct favor_output_small *small) {
@@ -91,33 +87,8 @@ static hid_t create_dataset(hid_t file, const char *name, hid_t type, int n_dims
   return dataset;
 }
 
-static bool create_tensor(hid_t file, const struct favor_output_tensor *tensor, int64_t *offset) {
-  int64_t dims[4];
-  slab_dims(&tensor->shape, dims);
-  hid_t type = hdf5_type_create(tensor->shape.type);
-  hid_t dataset = create_dataset(file, tensor->name, type, tensor->shape.n_dims, dims, true);
-  haddr_t address = dataset >= 0 ? H5Dget_offset(dataset) : HADDR_UNDEF;
-  bool is_created = dataset >= 0 && (address != HADDR_UNDEF || tensor->shape.tokens == 0);
-  *offset = address != HADDR_UNDEF ? (int64_t)address : 0;
-  hdf5_release(dataset);
-  hdf5_release(type);
-  return is_created;
-}
-
-static bool create_small(hid_t file, const struct favor_output_small *small) {
-  const hid_t file_types[] = {[FAVOR_ELEMENT_INT64] = H5T_STD_I64LE,
-                              [FAVOR_ELEMENT_FLOAT] = H5T_IEEE_F32LE,
-                              [FAVOR_ELEMENT_DOUBLE] = H5T_IEEE_F64LE};
-  hid_t type = file_types[small->element]; /* also the type in memory */
-  hid_t dataset = create_dataset(file, small->name, type, small->n_dims, small->dims, false);
-  bool is_created = dataset >= 0;
-  if (is_created && small_bytes(small) > 0)
-    is_created = H5Dwrite(dataset, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, small->data) >= 0;
-  hdf5_release(dataset);
-  return is_created;
-}
-
-static bool create_attribute(hid_t file, const struct favor_attribute *attribute) {
+/* Of any object. */
+static bool create_attribute(hid_t object, const struct favor_attribute *attribute) {
   const char *text = attribute->text;
   const void *data = &attribute->number;
   hid_t type = H5Tcopy(H5T_IEEE_F64LE), space = H5Screate(H5S_SCALAR);
@@ -132,11 +103,76 @@ static bool create_attribute(hid_t file, const struct favor_attribute *attribute
     H5Tset_cset(type, H5T_CSET_UTF8);
     data = &text;
   }
-  hid_t id = H5Acreate2(file, attribute->name, type, space, H5P_DEFAULT, H5P_DEFAULT);
+  hid_t id = H5Acreate2(object, attribute->name, type, space, H5P_DEFAULT, H5P_DEFAULT);
   bool is_created = id >= 0 && H5Awrite(id, type, data) >= 0;
   hdf5_release(id);
   hdf5_release(space);
   hdf5_release(type);
+  return is_created;
+}
+
+/* Space for raw data that is written later. */
+static bool create_early(hid_t file, const char *name, hid_t type, int n_dims, const int64_t *dims, int64_t *offset) {
+  hid_t dataset = create_dataset(file, name, type, n_dims, dims, true);
+  haddr_t address = dataset >= 0 ? H5Dget_offset(dataset) : HADDR_UNDEF;
+  bool is_empty = false;
+  for (int i = 0; i < n_dims; i++) is_empty |= dims[i] == 0;
+  *offset = address != HADDR_UNDEF ? (int64_t)address : 0;
+  hdf5_release(dataset);
+  return dataset >= 0 && (address != HADDR_UNDEF || is_empty);
+}
+
+static bool create_tensor(hid_t file, const struct favor_output_tensor *tensor, int64_t *offset) {
+  int64_t dims[4];
+  slab_dims(&tensor->shape, dims);
+  hid_t type = hdf5_type_create(tensor->shape.type);
+  bool is_created = create_early(file, tensor->name, type, tensor->shape.n_dims, dims, offset);
+  hdf5_release(type);
+  return is_created;
+}
+
+static bool create_small_checksum(hid_t dataset, const struct favor_output_small *small) {
+  const uint64_t checksum = checksum_of(small->data, (size_t)small_bytes(small));
+  hid_t space = H5Screate(H5S_SCALAR);
+  hid_t id = H5Acreate2(dataset, CHECKSUM_ATTRIBUTE, H5T_STD_U64LE, space, H5P_DEFAULT, H5P_DEFAULT);
+  bool is_created = id >= 0 && H5Awrite(id, H5T_NATIVE_UINT64, &checksum) >= 0;
+  hdf5_release(id);
+  hdf5_release(space);
+  return is_created;
+}
+
+static bool create_small(hid_t file, const struct favor_output_small *small) {
+  const hid_t file_types[] = {[FAVOR_ELEMENT_INT64] = H5T_STD_I64LE,
+                              [FAVOR_ELEMENT_FLOAT] = H5T_IEEE_F32LE,
+                              [FAVOR_ELEMENT_DOUBLE] = H5T_IEEE_F64LE};
+  hid_t type = file_types[small->element]; /* also the type in memory */
+  hid_t dataset = create_dataset(file, small->name, type, small->n_dims, small->dims, false);
+  bool is_created = dataset >= 0;
+  if (is_created && small_bytes(small) > 0)
+    is_created = H5Dwrite(dataset, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, small->data) >= 0;
+  is_created = is_created && create_small_checksum(dataset, small);
+  hdf5_release(dataset);
+  return is_created;
+}
+
+/* The place for a tensor's checksums, and how they are to be read. */
+static bool create_sums(hid_t file, const struct favor_output_tensor *tensor, int64_t *offset) {
+  const struct favor_tensor_shape *shape = &tensor->shape;
+  const int shift = checksum_block_shift(shape->tokens);
+  const int64_t dims[2] = {shape->batch * shape->heads, checksum_n_blocks(shape->tokens, shift)};
+  struct favor_attribute attributes[] = {
+      {.name = "algorithm", .kind = FAVOR_ATTRIBUTE_TEXT, .text = CHECKSUM_ALGORITHM},
+      {.name = "block_tokens", .kind = FAVOR_ATTRIBUTE_INTEGER, .integer = INT64_C(1) << shift},
+      {.name = "layout", .kind = FAVOR_ATTRIBUTE_TEXT},
+  };
+  snprintf(attributes[2].text, sizeof attributes[2].text, "%s", checksum_layout_name(shape->layout));
+  char *name = checksum_name(tensor->name);
+  bool is_created = name && create_early(file, name, H5T_STD_U64LE, 2, dims, offset);
+  hid_t dataset = is_created ? H5Dopen2(file, name, H5P_DEFAULT) : H5I_INVALID_HID;
+  for (size_t i = 0; i < sizeof attributes / sizeof *attributes && is_created; i++)
+    is_created = create_attribute(dataset, &attributes[i]);
+  hdf5_release(dataset);
+  free(name);
   return is_created;
 }
 
@@ -157,7 +193,8 @@ static enum favor_status fail_layout(struct favor_context *context, const char *
 
 /* What is small comes first, so that HDF5's structures lie together at the start of the file. */
 static enum favor_status create_contents(struct favor_context *context, hid_t file,
-                                         const struct favor_output_spec *spec, const char *part, int64_t *offsets) {
+                                         const struct favor_output_spec *spec, const char *part,
+                                         struct output_place *places) {
   for (int i = 0; i < spec->n_attributes; i++) {
     if (!create_attribute(file, &spec->attributes[i])) return fail_layout(context, part, spec->attributes[i].name);
   }
@@ -165,113 +202,37 @@ static enum favor_status create_contents(struct favor_context *context, hid_t fi
     if (!create_small(file, &spec->small[i])) return fail_layout(context, part, spec->small[i].name);
   }
   for (int i = 0; i < spec->n_tensors; i++) {
-    if (!create_tensor(file, &spec->tensors[i], &offsets[i])) return fail_layout(context, part, spec->tensors[i].name);
+    const struct favor_output_tensor *tensor = &spec->tensors[i];
+    if (!create_sums(file, tensor, &places[i].sums)) return fail_layout(context, part, "checksums");
+  }
+  for (int i = 0; i < spec->n_tensors; i++) {
+    const struct favor_output_tensor *tensor = &spec->tensors[i];
+    if (!create_tensor(file, tensor, &places[i].data)) return fail_layout(context, part, tensor->name);
   }
   return FAVOR_OK;
 }
 
 /* `image` is an empty file in memory. */
 static enum favor_status lay_out(struct favor_context *context, const struct favor_output_spec *spec, const char *part,
-                                 int image, int64_t *offsets) {
+                                 int image, struct output_place *places) {
   char name[64];
   snprintf(name, sizeof name, "/proc/self/fd/%d", image);
   hid_t file = create_file(name);
   if (file < 0) return fail_layout(context, part, "an HDF5 file");
-  enum favor_status status = create_contents(context, file, spec, part, offsets);
+  enum favor_status status = create_contents(context, file, spec, part, places);
   return H5Fclose(file) >= 0 ? status : fail_layout(context, part, "an HDF5 file");
 }
 
-/* ---- the file on disk -------------------------------------------------------------------------------------------- */
-
-/* Free bytes of the file system for this user, -1 where unknown (some network file systems have no size). */
-static int64_t free_bytes(int fd) {
-  struct statvfs fs;
-  return fstatvfs(fd, &fs) == 0 && fs.f_blocks > 0 ? (int64_t)(fs.f_bavail * fs.f_frsize) : -1;
-}
-
-/* Gives the file its size and reserves its space; 0 or an errno. Where the file system cannot reserve, enough free
- * space must do: posix_fallocate would instead write to every block, which on a network takes as long as the output. */
-static int reserve(int fd, int64_t bytes) {
-  int error;
-  do {
-    error = fallocate(fd, 0, 0, bytes) == 0 ? 0 : errno;
-  } while (error == EINTR);
-  if (error != EOPNOTSUPP && error != ENOSYS) return error;
-  int64_t available = free_bytes(fd);
-  if (available >= 0 && available < bytes) return ENOSPC;
-  return ftruncate(fd, bytes) == 0 ? 0 : errno;
-}
-
-static enum favor_status fail_space(struct favor_context *context, const char *path, int fd, int64_t bytes, int error) {
-  if (error == ENOSPC)
-    return dist_fail(context, FAVOR_ECREATE, "no space for %s: needs %lld bytes, %lld are free", path, (long long)bytes,
-                     (long long)free_bytes(fd));
-  return dist_fail(context, FAVOR_ECREATE, "no space for %s: needs %lld bytes: %s", path, (long long)bytes,
-                   strerror(error));
-}
-
-static int copy_range(int from, int to, int64_t begin, int64_t end) {
-  char buffer[COPY_BYTES];
-  int error = 0;
-  for (int64_t at = begin; at < end && error == 0; at += COPY_BYTES) {
-    size_t bytes = (size_t)(end - at < COPY_BYTES ? end - at : COPY_BYTES);
-    error = positioned_read(from, buffer, bytes, at);
-    if (error == 0) error = positioned_write(to, buffer, bytes, at);
-  }
-  return error;
-}
-
-/* Hands every stretch of `file` that is not a hole to `take`; 0 or an errno. */
-static int for_each_stretch(int file, int (*take)(void *self, int64_t begin, int64_t end), void *self) {
-  int64_t begin, end = 0;
-  while ((begin = lseek(file, end, SEEK_DATA)) >= 0) {
-    end = lseek(file, begin, SEEK_HOLE); /* the end of the file is a hole */
-    int error = end < 0 ? errno : take(self, begin, end);
-    if (error != 0) return error;
-  }
-  return errno == ENXIO ? 0 : errno;
-}
-
-struct copy {
-  int from, to;
-};
-
-static int copy_stretch(void *self, int64_t begin, int64_t end) {
-  const struct copy *copy = self;
-  return copy_range(copy->from, copy->to, begin, end);
-}
-
-/* Copies all but the holes; 0 or an errno. */
-static int copy_data(int from, int to) { return for_each_stretch(from, copy_stretch, &(struct copy){from, to}); }
-
-static enum favor_status create_part(struct favor_context *context, const char *path, const char *part, int image) {
-  struct stat stat;
-  if (fstat(image, &stat) != 0) return fail_create(context, part, errno);
-  unlink(part); /* what a killed run may have left; where that fails, so does the next line */
-  int fd = open(part, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-  if (fd < 0) return fail_create(context, part, errno);
-  enum favor_status status = FAVOR_OK;
-  int error = reserve(fd, stat.st_size);
-  if (error != 0) status = fail_space(context, path, fd, stat.st_size, error);
-  if (error == 0) error = copy_data(image, fd);
-  if (close(fd) != 0 && error == 0) error = errno;
-  if (error != 0 && status == FAVOR_OK) status = fail_create(context, part, error);
-  if (status != FAVOR_OK) unlink(part);
-  return status;
-}
-
-enum favor_status output_layout_create(struct favor_context *context, const struct favor_output_spec *spec,
-                                       const char *part, int64_t *offsets, int *image) {
-  enum favor_status status = check_target(context, spec);
-  if (status != FAVOR_OK) return status;
+enum favor_status output_layout_make(struct favor_context *context, const struct favor_output_spec *spec,
+                                     const char *part, struct output_place *places, int *image) {
   if (!is_countable(spec)) return dist_fail(context, FAVOR_ECREATE, "%s would be too large", spec->path);
   *image = memfd_create("favor_layout", MFD_CLOEXEC);
-  if (*image < 0) return fail_create(context, part, errno);
+  if (*image < 0) return dist_fail(context, FAVOR_ECREATE, "cannot lay out %s in memory: %s", part, strerror(errno));
   struct hdf5_quiet quiet;
   hdf5_quiet_begin(&quiet);
-  status = lay_out(context, spec, part, *image, offsets);
+  enum favor_status status = lay_out(context, spec, part, *image, places);
   hdf5_quiet_end(&quiet);
-  return status == FAVOR_OK ? create_part(context, spec->path, part, *image) : status;
+  return status;
 }
 
 /* ---- other values ------------------------------------------------------------------------------------------------ */
@@ -309,34 +270,10 @@ static enum favor_status replace_attributes(struct favor_context *context, const
   return dist_fail(context, FAVOR_EIO, "cannot close the layout of %s (%s)", part, hdf5_reason().text);
 }
 
-struct change {
-  int before, after, file;
-};
-
-/* Writes to the file what differs between before and after. */
-static int write_changes(void *self, int64_t begin, int64_t end) {
-  const struct change *change = self;
-  char before[COPY_BYTES], after[COPY_BYTES];
-  int error = 0;
-  for (int64_t at = begin; at < end && error == 0; at += COPY_BYTES) {
-    size_t bytes = (size_t)(end - at < COPY_BYTES ? end - at : COPY_BYTES), first = 0;
-    error = positioned_read(change->before, before, bytes, at);
-    if (error == 0) error = positioned_read(change->after, after, bytes, at);
-    while (first < bytes && error == 0) {
-      while (first < bytes && before[first] == after[first]) first++;
-      size_t last = first;
-      while (last < bytes && before[last] != after[last]) last++;
-      if (last > first) error = positioned_write(change->file, after + first, last - first, at + (int64_t)first);
-      first = last;
-    }
-  }
-  return error;
-}
-
 /* A copy of a file in memory with its holes; a descriptor, or -1 with errno. */
 static int copy_image(int image, int64_t bytes) {
   int copy = memfd_create("favor_layout", MFD_CLOEXEC);
-  int error = copy < 0 || ftruncate(copy, bytes) != 0 ? errno : copy_data(image, copy);
+  int error = copy < 0 || ftruncate(copy, bytes) != 0 ? errno : sparse_copy(image, copy);
   if (error == 0) return copy;
   if (copy >= 0) close(copy);
   errno = error;
@@ -349,7 +286,7 @@ static int follow(int after, int64_t bytes, int fd, int image) {
   struct stat stat;
   if (fstat(after, &stat) != 0) return errno;
   if (stat.st_size != bytes) return EIO;
-  int error = for_each_stretch(after, write_changes, &(struct change){image, after, fd});
+  int error = sparse_write_changes(image, after, fd);
   if (error == 0) error = dup3(after, image, O_CLOEXEC) < 0 ? errno : 0;
   return error;
 }
@@ -366,5 +303,26 @@ enum favor_status output_layout_set(struct favor_context *context, const struct 
   int error = status == FAVOR_OK ? follow(after, stat.st_size, fd, image) : 0;
   if (error != 0) status = dist_fail(context, FAVOR_EIO, "writing attributes of %s failed: %s", part, strerror(error));
   close(after);
+  return status;
+}
+
+enum favor_status output_layout_mask(struct favor_context *context, const struct favor_output_spec *spec,
+                                     const char *part, int image, int *mask) {
+  struct stat stat;
+  struct hdf5_quiet quiet;
+  enum favor_status status = FAVOR_OK;
+  *mask = fstat(image, &stat) == 0 ? copy_image(image, stat.st_size) : -1;
+  if (*mask < 0) return dist_fail(context, FAVOR_EIO, "cannot copy the layout of %s: %s", part, strerror(errno));
+  hdf5_quiet_begin(&quiet);
+  for (int i = 0; i < spec->n_attributes && status == FAVOR_OK; i++) {
+    struct favor_attribute other = spec->attributes[i];
+    if (other.kind != FAVOR_ATTRIBUTE_NUMBER || !isnan(other.number)) continue;
+    uint64_t bits;
+    memcpy(&bits, &other.number, sizeof bits);
+    bits = ~bits;
+    memcpy(&other.number, &bits, sizeof bits);
+    status = replace_attributes(context, &other, 1, part, *mask);
+  }
+  hdf5_quiet_end(&quiet);
   return status;
 }

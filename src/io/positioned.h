@@ -1,4 +1,4 @@
-/* Reads and writes at a place of a file that are complete or an error. */
+/* Reads and writes at a place of a file that are complete or an error, and the flush of a name. */
 #ifndef FAVOR_IO_POSITIONED_H
 #define FAVOR_IO_POSITIONED_H
 
@@ -12,5 +12,8 @@ int positioned_read(int fd, void *data, size_t bytes, int64_t offset);
 
 /* Writes `bytes` at `offset`, through interruptions and short writes. Returns 0 or an errno. */
 int positioned_write(int fd, const void *data, size_t bytes, int64_t offset);
+
+/* Makes the name `path`, which was made or renamed, durable: flushes its directory. Returns 0 or an errno. */
+int positioned_sync_directory(const char *path);
 
 #endif

@@ -56,10 +56,14 @@ int64_t slab_dataset_bytes(const struct favor_tensor_shape *shape) {
   return is_too_large ? -1 : bytes;
 }
 
-/* The number of the row (head, token) in the order of the file. */
-static int64_t file_row(const struct favor_tensor_shape *shape, int64_t head, int64_t token) {
+int64_t slab_file_row(const struct favor_tensor_shape *shape, int64_t head, int64_t token) {
   if (!is_tokens_first(shape)) return head * shape->tokens + token;
   return (head / shape->heads * shape->tokens + token) * shape->heads + head % shape->heads;
+}
+
+struct slab_pitch slab_file_pitch(const struct favor_tensor_shape *shape) {
+  if (is_tokens_first(shape)) return (struct slab_pitch){.head = 1, .token = shape->heads};
+  return (struct slab_pitch){.head = shape->tokens, .token = 1};
 }
 
 struct slab_walk slab_walk_start(const struct favor_tensor_shape *shape, const struct slab *whole, int64_t group_heads,
@@ -108,7 +112,7 @@ bool slab_walk_next(struct slab_walk *walk) {
 struct slab_runs slab_walk_runs(const struct slab_walk *walk) {
   const struct favor_tensor_shape *shape = walk->shape;
   int64_t heads = slab_heads(&walk->piece), tokens = slab_tokens(&walk->piece);
-  struct slab_runs runs = {.file_row = file_row(shape, walk->piece.head_begin, walk->piece.token_begin)};
+  struct slab_runs runs = {.file_row = slab_file_row(shape, walk->piece.head_begin, walk->piece.token_begin)};
   if (!is_tokens_first(shape)) {
     runs.n_runs = heads;
     runs.run_rows = tokens;

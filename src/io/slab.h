@@ -31,6 +31,11 @@ struct slab_pitch {
   int64_t head, token; /* from one head, or one token, to the next */
 };
 
+/* The number of the row (flat head, token) in the order of the file. */
+int64_t slab_file_row(const struct favor_tensor_shape *shape, int64_t head, int64_t token);
+/* The same pitch in the file, between heads of one batch. */
+struct slab_pitch slab_file_pitch(const struct favor_tensor_shape *shape);
+
 /* A walk over a slab: pieces of some heads of one batch and as many tokens as the buffer holds (at least one row). */
 struct slab_walk {
   const struct favor_tensor_shape *shape;

@@ -85,6 +85,8 @@ static int64_t *find_integers(struct favor_context *context, const char *path, c
     hid_t dataset = hdf5_open_dataset(context, file, path, name);
     if (dataset >= 0) values = read_integers(context, dataset, path, name, count);
     hdf5_release(dataset);
+  } else {
+    hdf5_fail_system(context, path);
   }
   hdf5_release(file);
   return values;
@@ -267,7 +269,7 @@ static herr_t visit_attribute(hid_t location, const char *name, const H5A_info_t
   copy_text(attribute->name, sizeof attribute->name, name);
   hid_t id = H5Aopen(location, name, H5P_DEFAULT);
   enum outcome outcome = id >= 0 ? read_attribute(id, attribute) : HAS_FAILED;
-  if (outcome == HAS_FAILED)
+  if (outcome == HAS_FAILED && !hdf5_fail_system(list->context, list->path))
     dist_fail(list->context, FAVOR_EDATA, "attribute %s of %s cannot be read", name, list->path);
   if (outcome == IS_READ) list->n_attributes++;
   hdf5_release(id);
@@ -280,7 +282,9 @@ static void find_attributes(struct attribute_list *list) {
   if (file < 0) return;
   /* The question after a name that is not there decodes every attribute in turn. Where one is of a format that this
    * HDF5 does not know, it fails, but H5Aiterate2 of 1.10 releases a table that it has not filled, and crashes. */
-  if (H5Aexists(file, "\001") < 0 || H5Aiterate2(file, H5_INDEX_NAME, H5_ITER_INC, NULL, visit_attribute, list) < 0)
+  bool is_read =
+      H5Aexists(file, "\001") >= 0 && H5Aiterate2(file, H5_INDEX_NAME, H5_ITER_INC, NULL, visit_attribute, list) >= 0;
+  if (!is_read && !hdf5_fail_system(list->context, list->path))
     dist_fail(list->context, FAVOR_EDATA, "the attributes of %s cannot be read (%s)", list->path, hdf5_reason().text);
   hdf5_release(file);
 }

@@ -12,20 +12,17 @@ void favor_plan_shard(const struct favor_plan *plan, struct favor_shard *shard) 
                                 .token_end = plan->schedule.shard.end};
 }
 
-int64_t favor_plan_n_steps(const struct favor_plan *plan) { return plan->schedule.n_steps; }
+int64_t favor_plan_n_blocks(const struct favor_plan *plan) { return plan->schedule.n_blocks; }
 
-void favor_plan_step(const struct favor_plan *plan, int64_t index, struct favor_step *step) {
-  *step = plan->schedule.steps[index].step;
+void favor_plan_block(const struct favor_plan *plan, int64_t index, struct favor_block *block) {
+  schedule_own(&plan->schedule, &plan->schedule.blocks[index], block);
 }
 
 static const char *scan_name(const struct favor_plan *plan) {
   if (plan->method && plan->method->has_states && plan->grid.tokens > 1) return "doubling"; /* dist_axis_scan */
-  if (!plan->schedule.has_spans) return "none";
+  if (!plan->schedule.may_meet) return "none";
   if (!plan->problem.is_causal) return "allreduce";
-  for (int parity = 0; parity < 2; parity++) {
-    if (plan->groups[parity]) return dist_group_scan_name(plan->groups[parity]);
-  }
-  return "none";
+  return plan->groups[0] ? dist_group_scan_name(plan->groups[0]) : "none";
 }
 
 void favor_plan_info(const struct favor_plan *plan, struct favor_plan_info *info) {
@@ -43,6 +40,7 @@ void favor_plan_info(const struct favor_plan *plan, struct favor_plan_info *info
       .tile_tokens =
           plan->method && plan->method->tile_tokens > 0 ? plan->method->tile_tokens : plan->engine.kernel->tile_tokens,
       .run_tokens = plan->tokens.run_tokens,
+      .is_streamed = problem->is_streamed && !plan->method,
       .block_tokens = plan->schedule.block_tokens,
       .state_bytes = plan->unit_bytes * (size_t)(problem->batch * problem->kv_heads),
       .state_rows = plan->engine.shape.features,

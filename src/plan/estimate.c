@@ -106,7 +106,8 @@ size_t estimate_bytes(const struct favor_plan *plan) {
   doubles += work_count(plan);
   size_t bytes = doubles * sizeof(double) + units * sizeof *estimate->transforms;
   if (!estimate_is_any_measured(estimate)) return bytes;
-  return bytes + units * measure_unit_bytes(&estimate->measure) +
+  /* The group keeps up to two more for what is on its way. */
+  return bytes + (plan->grid.tokens > 1 ? 3 : 1) * units * measure_unit_bytes(&estimate->measure) +
          (size_t)plan->threads * estimate->sums_count * sizeof(double);
 }
 

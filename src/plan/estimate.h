@@ -1,7 +1,7 @@
 /* What a plan shifts and balances by, and the A of oprf: given with the problem, or estimated in the run.
  *
- * Where something is estimated every rank first measures its tokens (FAVOR_MEASURE); then the moments meet along the
- * token axis of the grid, and each rank derives the same numbers for its key heads (FAVOR_ESTIMATE). */
+ * Where something is estimated every rank first measures its tokens in blocks of their own; then the moments meet along
+ * the token axis of the grid, and each rank derives the same numbers for its key heads. */
 #ifndef FAVOR_PLAN_ESTIMATE_H
 #define FAVOR_PLAN_ESTIMATE_H
 

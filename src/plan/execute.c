@@ -3,6 +3,8 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "plan/blocks.h"
+#include "plan/memory.h"
 #include "plan/method.h"
 
 static int64_t n_units(const struct favor_plan *plan) { return range_count(plan->units); }
@@ -18,6 +20,9 @@ static int64_t bytes_sent(const struct favor_plan *plan) {
 }
 
 void favor_plan_begin(struct favor_plan *plan) {
+  blocks_end(plan); /* of a run that was left */
+  if (plan->is_partial) plan_list_blocks(plan, &(struct favor_position){0, 0});
+  plan->is_partial = false;
   int64_t features = plan->engine.shape.features;
   for (int slot = 0; slot < N_SLOTS; slot++) {
     if (!plan->rows[slot]) continue;
@@ -30,7 +35,9 @@ void favor_plan_begin(struct favor_plan *plan) {
   }
   plan->refusal = (struct refusal){0};
   plan->outcome = FAVOR_OK;
-  plan->is_combining = false;
+  plan->position = (struct favor_position){0, 0};
+  plan->is_met = plan->is_resumed = false;
+  plan->saved_rows = NULL;
   plan->times = (struct favor_plan_times){0};
   for (int i = 0; i < plan->threads; i++) plan->workers[i]->accumulate_s = 0;
   estimate_begin(plan);
@@ -58,111 +65,78 @@ enum favor_status plan_refuse(struct favor_context *context, const struct refusa
                    kinds[refusal->kind], refusal->tensor, (long long)refusal->head, (long long)refusal->token);
 }
 
-static enum favor_status combine_begin(struct favor_plan *plan) {
-  if (plan->outcome != FAVOR_OK) return plan->outcome; /* agreed before */
-  plan->outcome = dist_agree(plan->context, DIST_SITE_COMBINE, 0, "");
-  if (plan->outcome != FAVOR_OK) return plan->outcome;
-  for (int parity = 0; parity < 2; parity++) {
-    if (!plan->groups[parity]) continue;
-    void *partial = plan->rows[SLOT_SPAN_0 + parity];
-    if (plan->problem.is_causal) {
-      dist_scan_begin(plan->groups[parity], partial, plan->received[parity]);
-    } else {
-      dist_reduce_begin(plan->groups[parity], partial);
-    }
-  }
-  plan->is_combining = true;
-  return dist_has_failed(plan->context) ? plan->context->pending.code : FAVOR_OK;
-}
-
-/* Lets the exchange advance behind the arithmetic. */
-static void combine_progress(struct favor_plan *plan) {
-  if (!plan->is_combining) return;
-  for (int parity = 0; parity < 2; parity++) {
-    bool is_done;
-    if (plan->groups[parity]) dist_group_progress(plan->groups[parity], &is_done);
-  }
-}
-
-static enum favor_status combine_end(struct favor_plan *plan) {
-  if (!plan->is_combining) return plan->outcome;
-  plan->is_combining = false;
-  for (int parity = 0; parity < 2; parity++) {
-    if (!plan->groups[parity]) continue;
-    dist_group_end(plan->groups[parity]);
-    bool has_prefix = plan->problem.is_causal && !plan->schedule.spans[parity].is_first;
-    if (!has_prefix || !plan->rows[SLOT_WAITING]) continue;
-    memcpy(plan->rows[SLOT_WAITING], plan->received[parity], plan->unit_bytes * (size_t)n_units(plan));
-  }
-  return dist_has_failed(plan->context) ? plan->context->pending.code : FAVOR_OK;
-}
-
-/* The verbs in which ranks meet. */
-static enum favor_status meet(struct favor_plan *plan, enum favor_verb verb) {
-  const double begin = clock_now_s();
-  enum favor_status status = FAVOR_OK;
-  if (verb == FAVOR_COMBINE_BEGIN) status = combine_begin(plan);
-  if (verb == FAVOR_COMBINE_END) status = combine_end(plan);
-  if (verb == FAVOR_ESTIMATE) status = plan->key_max.is_measured ? key_max_step(plan) : estimate_step(plan);
-  plan->times.bytes_sent = bytes_sent(plan) - plan->bytes_sent_before;
-  plan->times.reduce_s += clock_now_s() - begin;
-  return status;
-}
-
 /* A rank that failed, or whose input cannot be computed with, tells the others before they need its tokens. */
-static enum favor_status attend_whole(struct favor_plan *plan, const struct step_arrays *arrays) {
-  if (plan->outcome != FAVOR_OK) return plan->outcome; /* agreed before */
-  if (!dist_has_failed(plan->context)) {
-    execute_check(plan, arrays, plan->schedule.shard);
-    plan_refuse(plan->context, &plan->refusal);
-  }
-  plan->outcome = dist_agree(plan->context, DIST_SITE_COMBINE, 0, "");
-  if (plan->outcome != FAVOR_OK) return plan->outcome;
-  plan->method->attend(plan, arrays);
-  plan->times.bytes_sent = bytes_sent(plan) - plan->bytes_sent_before;
-  return dist_has_failed(plan->context) ? plan->context->pending.code : FAVOR_OK;
+static void attend_whole(struct favor_plan *plan, const struct step_arrays *arrays) {
+  execute_check(plan, arrays, plan->schedule.shard);
+  plan_refuse(plan->context, &plan->refusal);
+  plan->outcome = dist_agree(plan->context, DIST_SITE_ATTEND, 0, "");
+  if (plan->outcome == FAVOR_OK) plan->method->attend(plan, arrays);
 }
 
-enum favor_status favor_plan_run_step(struct favor_plan *plan, int64_t index, const struct favor_input *q,
-                                      const struct favor_input *k, const struct favor_input *v,
-                                      const struct favor_output *out) {
-  const struct planned_step *planned = &plan->schedule.steps[index];
-  enum favor_verb verb = planned->step.verb;
-  if (verb == FAVOR_COMBINE_BEGIN || verb == FAVOR_COMBINE_END || verb == FAVOR_ESTIMATE) return meet(plan, verb);
+static void measure(struct favor_plan *plan, const struct step_arrays *arrays, struct range range, bool is_last) {
   double begin = clock_now_s();
-  struct step_arrays arrays = {.begin = planned->step.token_begin, .q = q, .k = k, .v = v, .out = out};
-  struct range range = {planned->step.token_begin, planned->step.token_end};
-  if (verb == FAVOR_ATTEND) {
-    enum favor_status status = attend_whole(plan, &arrays);
-    plan->times.output_s += clock_now_s() - begin;
-    return status;
-  }
+  if (range_count(range) > 0) (plan->key_max.is_measured ? execute_key_max : execute_measure)(plan, arrays, range);
+  plan_refuse(plan->context, &plan->refusal);
+  plan->times.features_state_s += clock_now_s() - begin;
+  if (!is_last) return;
+  begin = clock_now_s();
+  (plan->key_max.is_measured ? key_max_step : estimate_step)(plan);
+  plan->times.reduce_s += clock_now_s() - begin;
+}
+
+/* What has no states: all of its time is output. */
+static void run_stateless(struct favor_plan *plan, const struct step_arrays *arrays, enum block_kind kind,
+                          struct range range) {
+  const double begin = clock_now_s();
+  if (kind == BLOCK_WHOLE) attend_whole(plan, arrays);
+  if (kind == BLOCK_COPY && range_count(range) > 0) execute_copy(plan, arrays, range);
+  plan_refuse(plan->context, &plan->refusal);
+  plan->times.output_s += clock_now_s() - begin;
+}
+
+enum favor_status favor_plan_run_block(struct favor_plan *plan, int64_t index, const struct favor_input *q,
+                                       const struct favor_input *k, const struct favor_input *v,
+                                       const struct favor_output *out) {
+  if (plan->is_resumed) saved_check(plan);
+  if (plan->outcome == FAVOR_OK) plan->outcome = dist_agree(plan->context, DIST_SITE_BLOCK, 0, "");
   if (plan->outcome != FAVOR_OK) return plan->outcome;
-  if (dist_has_failed(plan->context)) return plan->context->pending.code;
-  if (verb == FAVOR_MEASURE) {
-    (plan->key_max.is_measured ? execute_key_max : execute_measure)(plan, &arrays, range);
-    plan->times.features_state_s += clock_now_s() - begin;
-  } else if (verb == FAVOR_ABSORB) {
-    execute_absorb(plan, &arrays, range, planned->slot);
-    plan->times.features_state_s += clock_now_s() - begin;
-  } else if (plan->schedule.kind == SCHEDULE_COPY) {
-    execute_copy(plan, &arrays, range);
-    plan->times.output_s += clock_now_s() - begin;
-  } else {
-    execute_emit(plan, &arrays, range, planned->slot, (planned->step.needs & FAVOR_NEEDS_K) != 0);
-    plan->times.output_s += clock_now_s() - begin;
+  plan->saved_rows = NULL;
+  const struct planned_block *block = &plan->schedule.blocks[index];
+  struct favor_block own;
+  schedule_own(&plan->schedule, block, &own);
+  const struct range range = {own.token_begin, own.token_end};
+  const struct step_arrays arrays = {.begin = own.token_begin, .q = q, .k = k, .v = v, .out = out};
+  switch (block->kind) {
+  case BLOCK_MEASURE:
+    measure(plan, &arrays, range, block->is_last_measure);
+    break;
+  case BLOCK_ATTEND:
+    blocks_attend(plan, &arrays, block);
+    break;
+  case BLOCK_ABSORB:
+    blocks_absorb(plan, &arrays, block);
+    break;
+  case BLOCK_EMIT:
+    blocks_emit(plan, &arrays, block);
+    break;
+  case BLOCK_COPY:
+  case BLOCK_WHOLE:
+    run_stateless(plan, &arrays, block->kind, range);
+    break;
   }
-  combine_progress(plan);
-  return plan_refuse(plan->context, &plan->refusal);
+  plan->position = block->after;
+  plan->times.bytes_sent = bytes_sent(plan) - plan->bytes_sent_before;
+  return plan->outcome;
 }
 
 enum favor_status favor_plan_end(struct favor_plan *plan) {
+  blocks_end(plan);
   if (plan->outcome == FAVOR_OK) return dist_agree(plan->context, DIST_SITE_RUN_END, 0, "");
   status_clear(&plan->context->pending); /* what failed since has no bearing: the run's outcome is agreed */
   return plan->outcome;
 }
 
-/* The part of a shard's array that starts at the step's first token. */
+/* The part of a shard's array that starts at a token. */
 static struct favor_input input_from(const struct favor_plan *plan, const struct favor_input *x, int64_t token) {
   struct favor_input from = *x;
   from.data = row_in(&plan->engine, x->data, x->token_stride, token);
@@ -172,14 +146,15 @@ static struct favor_input input_from(const struct favor_plan *plan, const struct
 enum favor_status favor_plan_execute(struct favor_plan *plan, const struct favor_input *q, const struct favor_input *k,
                                      const struct favor_input *v, const struct favor_output *out) {
   favor_plan_begin(plan);
-  for (int64_t i = 0; i < plan->schedule.n_steps; i++) {
-    const struct favor_step *step = &plan->schedule.steps[i].step;
-    int64_t token = step->needs ? step->token_begin - plan->schedule.shard.begin : 0;
-    struct favor_input q_step = input_from(plan, q, token), k_step = input_from(plan, k, token),
-                       v_step = input_from(plan, v, token);
-    struct favor_output out_step = *out;
-    out_step.data = row_out(&plan->engine, out->data, out->token_stride, token);
-    favor_plan_run_step(plan, i, &q_step, &k_step, &v_step, &out_step);
+  for (int64_t i = 0; i < favor_plan_n_blocks(plan); i++) {
+    struct favor_block block;
+    favor_plan_block(plan, i, &block);
+    int64_t token = block.token_begin - plan->schedule.shard.begin;
+    struct favor_input q_block = input_from(plan, q, token), k_block = input_from(plan, k, token),
+                       v_block = input_from(plan, v, token);
+    struct favor_output out_block = *out;
+    out_block.data = row_out(&plan->engine, out->data, out->token_stride, token);
+    if (favor_plan_run_block(plan, i, &q_block, &k_block, &v_block, &out_block) != FAVOR_OK) break;
   }
   return favor_plan_end(plan);
 }

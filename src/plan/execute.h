@@ -11,7 +11,7 @@ struct step_arrays {
   const struct favor_output *out;
 };
 
-/* Keys of one segment into the slot's states. */
+/* Keys of one segment into the slot's states, which the caller cleared at its start. */
 void execute_absorb(struct favor_plan *plan, const struct step_arrays *arrays, struct range range, enum slot slot);
 
 /* Outputs of a range: from the slot's complete states (bidirectional, has_keys false); or segment by segment with the

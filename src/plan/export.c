@@ -28,8 +28,9 @@ size_t favor_plan_export_bytes(const struct favor_plan *plan) { return sizeof(st
 /* Where the state of this kind stands after a run; NULL: it is the state of no key. */
 static void *exported_rows(const struct favor_plan *plan, enum favor_state_kind kind) {
   const struct schedule *schedule = &plan->schedule;
+  if (kind == FAVOR_STATE_SAVED) return plan->saved_rows;
   for (int parity = 0; parity < 2; parity++) {
-    const struct span *span = &schedule->spans[parity];
+    const struct span *span = &plan->spans[parity];
     if (!span->is_member) continue;
     bool is_at_end = span->piece.end == schedule->shard.end, is_at_begin = span->piece.begin == schedule->shard.begin;
     if (plan->problem.is_causal) {
@@ -48,6 +49,13 @@ enum favor_status favor_plan_export_state(const struct favor_plan *plan, enum fa
   if (kv_head < plan->units.begin || kv_head >= plan->units.end) {
     return dist_fail(plan->context, FAVOR_EUSAGE, "key head %lld is not on rank %d", (long long)kv_head,
                      plan->context->rank);
+  }
+  if (plan->problem.is_streamed != (kind == FAVOR_STATE_SAVED) || (plan->problem.is_streamed && !plan->saved_rows)) {
+    return dist_fail(
+        plan->context, FAVOR_EUSAGE,
+        "rank %d has no such state: of a streamed plan there is what favor_plan_save gave, of any other the "
+        "prefix and the final one",
+        plan->context->rank);
   }
   void *to = export_begin(plan, bytes), *rows = exported_rows(plan, kind);
   if (rows) {

@@ -1,5 +1,5 @@
 /* The key maximum of a plan whose outputs depend on one: given with the problem, or found in the run, where every rank
- * goes through its keys (FAVOR_MEASURE) before all ranks take the largest (FAVOR_ESTIMATE). */
+ * goes through its keys before all ranks take the largest. */
 #ifndef FAVOR_PLAN_KEY_MAX_H
 #define FAVOR_PLAN_KEY_MAX_H
 

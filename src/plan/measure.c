@@ -1,4 +1,4 @@
-/* FAVOR_MEASURE on this rank's threads. */
+/* Measuring what estimates come from on this rank's threads. */
 #include <string.h>
 
 #include "plan/execute.h"

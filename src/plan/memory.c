@@ -5,23 +5,28 @@
 #include "base/memory.h"
 #include "plan/method.h"
 
-/* Without a bound, a block takes at most this much. */
-#define DEFAULT_BLOCK_BYTES (INT64_C(64) << 20)
+/* A streamed block, of which the caller may hold several. */
+#define LEAST_BLOCK_BYTES (INT64_C(4) << 20)
+#define MOST_BLOCK_BYTES (INT64_C(32) << 20)
 
 static int64_t n_units(const struct favor_plan *plan) { return range_count(plan->units); }
 
 /* The slots that the schedule uses. */
 static bool has_slot(const struct favor_plan *plan, int slot) {
   if (n_units(plan) == 0 || !schedule_has_states(&plan->schedule)) return false;
-  const struct span *spans = plan->schedule.spans;
+  const struct span *spans = plan->spans;
   if (slot == SLOT_OWN) return true;
+  if (!plan->schedule.may_meet) return false;
+  if (plan->problem.is_streamed) return slot != SLOT_WAITING || plan->problem.is_causal;
   if (slot != SLOT_WAITING) return spans[slot - SLOT_SPAN_0].is_member;
   return plan->problem.is_causal &&
          ((spans[0].is_member && !spans[0].is_first) || (spans[1].is_member && !spans[1].is_first));
 }
 
+/* What a scan gives; a streamed plan also gathers there what goes on. */
 static bool has_received(const struct favor_plan *plan, int parity) {
-  return plan->problem.is_causal && has_slot(plan, SLOT_SPAN_0 + parity);
+  bool is_used = plan->problem.is_causal || (plan->problem.is_streamed && parity == 0);
+  return is_used && has_slot(plan, SLOT_SPAN_0 + parity);
 }
 
 /* Causal heads are sequential, so threads beyond the heads share one by chunks of tokens. */
@@ -45,52 +50,101 @@ size_t plan_fixed_bytes(const struct favor_plan *plan) {
   size_t n_states = (size_t)count_chunks(plan), m_d = (size_t)plan->engine.shape.directions;
   size_t weights_bytes = plan->engine.ops->weights_bytes(&plan->engine.shape);
   for (int slot = 0; slot < N_SLOTS; slot++) n_states += has_slot(plan, slot);
-  /* A group keeps up to two more for what is on its way. */
-  for (int parity = 0; parity < 2; parity++) {
-    n_states += has_received(plan, parity) + 2 * has_slot(plan, SLOT_SPAN_0 + parity);
-  }
+  for (int parity = 0; parity < 2; parity++) n_states += has_received(plan, parity);
+  /* Each of the two groups keeps up to two more for what is on its way. */
+  if (plan->schedule.may_meet) n_states += 4;
   m_d *= (size_t)plan->engine.shape.key_width;
-  return estimate_bytes(plan) + key_max_bytes(plan) + n_states * plan->unit_bytes * (size_t)n_units(plan) +
-         (plan->method ? plan->method->bytes(plan) : 0) + (size_t)plan->threads * worker_whole_bytes(plan) +
+  return (size_t)(plan->problem.n_segments + 1) * sizeof *plan->offsets + estimate_bytes(plan) + key_max_bytes(plan) +
+         n_states * plan->unit_bytes * (size_t)n_units(plan) + (plan->method ? plan->method->bytes(plan) : 0) +
+         (size_t)plan->threads * worker_whole_bytes(plan) +
          (size_t)plan->n_projections * (m_d * (sizeof(double) + plan->engine.real_bytes) + weights_bytes +
                                         (size_t)plan->transform_count * sizeof(double));
 }
 
-/* A method without states takes its shard at once. */
+/* What is not streamed has a rank's whole shard in memory. */
 static void choose_whole(struct favor_plan *plan) {
   int64_t tokens = range_count(plan->schedule.shard), bound = plan->problem.memory_bytes;
-  int64_t fixed = (int64_t)plan_fixed_bytes(plan), bytes = tokens * (int64_t)plan_token_bytes(plan);
+  int64_t fixed = (int64_t)plan_fixed_bytes(plan) + plan->problem.caller_bytes;
+  int64_t bytes = tokens * (int64_t)plan_token_bytes(plan);
   plan->schedule.block_tokens = tokens;
   if (bound == 0 || fixed + bytes <= bound) return;
-  dist_fail(
-      plan->context, FAVOR_EUSAGE,
-      "%lld bytes of memory a rank are too few: this method keeps a rank's tokens in memory and needs %lld; use more "
-      "ranks",
-      (long long)bound, (long long)(fixed + bytes));
+  dist_fail(plan->context, FAVOR_EUSAGE,
+            "%lld bytes of memory a rank are too few: %lld are needed, as %s keeps a rank's tokens in memory; use more "
+            "ranks%s",
+            (long long)bound, (long long)(fixed + bytes), plan->method ? "this method" : "a run that is not streamed",
+            plan->method ? "" : ", or stream");
+}
+
+static int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
+static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+/* Bytes of a block where no bound says less: small ones, so that reads and writes at a run's ends are a small part of
+ * it, unless states meet after each, which should cost little beside it. */
+static int64_t wanted_block_bytes(const struct favor_plan *plan, int64_t token_bytes) {
+  enum { N_BLOCKS = 16, STATES_OF_BLOCK = 64 };
+  const struct schedule *schedule = &plan->schedule;
+  int64_t least = LEAST_BLOCK_BYTES, most = MOST_BLOCK_BYTES;
+  if (schedule->may_meet) least = larger(least, STATES_OF_BLOCK * (int64_t)plan->unit_bytes * n_units(plan));
+  return smaller(larger(least, schedule->tokens->n_tokens / schedule->n_parts / N_BLOCKS * token_bytes),
+                 larger(least, most));
+}
+
+/* The largest that any rank has to say: blocks are the same for all. */
+static enum favor_status share_needs(struct favor_plan *plan, int64_t *token_bytes, int64_t *fixed, int64_t *wanted) {
+  int64_t needs[] = {(int64_t)plan_token_bytes(plan), (int64_t)plan_fixed_bytes(plan), 0};
+  needs[2] = needs[0] > 0 ? wanted_block_bytes(plan, needs[0]) / needs[0] : 0;
+  enum favor_status status = dist_max_int64(plan->context, needs, 3);
+  *token_bytes = needs[0];
+  *fixed = needs[1] + plan->problem.caller_bytes;
+  *wanted = needs[2];
+  return status;
+}
+
+static void choose_streamed(struct favor_plan *plan) {
+  struct schedule *schedule = &plan->schedule;
+  int64_t run = plan->tokens.run_tokens, token_bytes, fixed, wanted;
+  if (share_needs(plan, &token_bytes, &fixed, &wanted) != FAVOR_OK || schedule->tokens->n_tokens == 0) return;
+  int64_t n_held = larger(1, plan->problem.blocks_held), bound = plan->problem.memory_bytes;
+  int64_t least = schedule->n_parts > 1 ? 2 * run : run; /* a share is cut at runs on both sides */
+  int64_t most = (ceil_divide(ceil_divide(schedule->tokens->n_tokens, schedule->n_parts), run) + 1) * run;
+  int64_t asked = plan->problem.block_tokens;
+  int64_t block = asked > 0 ? larger(least, ceil_divide(asked, run) * run) : larger(least, wanted / run * run);
+  int64_t fitting = bound > 0 ? (bound - fixed) / n_held / token_bytes / run * run : block;
+  if (asked == 0 && fitting >= least) block = smaller(block, fitting);
+  block = smaller(block, larger(least, most));
+  if (fitting < block) {
+    int64_t bytes = n_held * token_bytes * (asked > 0 ? block : least);
+    dist_fail(
+        plan->context, FAVOR_EUSAGE,
+        "%lld bytes of memory a rank are too few: %lld are needed (%lld for states, scratch and buffers, %lld for "
+        "%lld blocks)",
+        (long long)bound, (long long)(fixed + bytes), (long long)fixed, (long long)bytes, (long long)n_held);
+  }
+  schedule->block_tokens = block;
+  schedule->window_tokens = schedule_window_tokens(schedule->n_parts, block, run);
 }
 
 void plan_choose_block(struct favor_plan *plan) {
-  if (plan->method) {
-    if (!dist_has_failed(plan->context)) choose_whole(plan);
-    return;
+  if (plan->problem.is_streamed && !plan->method) {
+    choose_streamed(plan);
+  } else if (!dist_has_failed(plan->context)) {
+    choose_whole(plan);
   }
+}
+
+void plan_list_blocks(struct favor_plan *plan, const struct favor_position *from) {
   struct schedule *schedule = &plan->schedule;
-  int64_t run = plan->tokens.run_tokens, most = range_count(schedule->shard);
-  int64_t token_bytes = (int64_t)plan_token_bytes(plan), fixed = (int64_t)plan_fixed_bytes(plan);
-  int64_t asked = plan->problem.block_tokens, bound = plan->problem.memory_bytes;
-  int64_t budget = bound > 0 ? bound - fixed : DEFAULT_BLOCK_BYTES;
-  if (token_bytes == 0) token_bytes = 1;
-  int64_t block = asked > 0 ? (asked + run - 1) / run * run : budget / token_bytes / run * run;
-  if (bound == 0 && block < run) block = run;
-  if (block > most) block = (most + run - 1) / run * run;
-  if (block < run) block = run;
-  if (bound > 0 && most > 0 && fixed + block * token_bytes > bound) {
-    dist_fail(
-        plan->context, FAVOR_EUSAGE,
-        "%lld bytes of memory a rank are too few: %lld are needed (%lld for states and scratch, %lld for a block)",
-        (long long)bound, (long long)(fixed + run * token_bytes), (long long)fixed, (long long)(run * token_bytes));
+  free(schedule->blocks);
+  schedule->blocks = NULL;
+  schedule_build(schedule, from);
+  schedule->blocks = memory_zeroed((size_t)schedule->n_blocks, sizeof *schedule->blocks);
+  if (schedule->blocks) {
+    schedule_build(schedule, from);
+  } else {
+    dist_fail(plan->context, FAVOR_ENOMEM, "no memory for %lld blocks", (long long)schedule->n_blocks);
+    schedule->n_blocks = 0;
   }
-  schedule->block_tokens = block;
 }
 
 static void *states(struct favor_plan *plan, int64_t count) {
@@ -146,13 +200,7 @@ void plan_allocate(struct favor_plan *plan) {
   if (!plan->weights) dist_fail(plan->context, FAVOR_ENOMEM, "no memory for %lld heads", (long long)n_units(plan));
   allocate_workers(plan);
   if (plan->method) plan->method->allocate(plan);
-  schedule_build(&plan->schedule);
-  plan->schedule.steps = memory_zeroed((size_t)plan->schedule.n_steps, sizeof *plan->schedule.steps);
-  if (plan->schedule.steps) {
-    schedule_build(&plan->schedule);
-  } else {
-    dist_fail(plan->context, FAVOR_ENOMEM, "no memory for %lld steps", (long long)plan->schedule.n_steps);
-  }
+  plan_list_blocks(plan, &(struct favor_position){0, 0});
   plan->memory_bytes = plan_fixed_bytes(plan);
 }
 
@@ -169,7 +217,7 @@ void plan_free(struct favor_plan *plan) {
   free(plan->method_data);
   free(plan->parts);
   binding_destroy(plan->binding);
-  free(plan->schedule.steps);
+  free(plan->schedule.blocks);
   free(plan->offsets);
   free(plan->tiles.before);
   free(plan->projection);

@@ -10,8 +10,11 @@ size_t plan_token_bytes(const struct favor_plan *plan);
 /* Bytes that plan_allocate will take. */
 size_t plan_fixed_bytes(const struct favor_plan *plan);
 
-/* Local: chooses block_tokens within problem.memory_bytes; records FAVOR_EUSAGE where nothing fits. */
+/* Collective: chooses block_tokens within problem.memory_bytes; records FAVOR_EUSAGE where nothing fits. */
 void plan_choose_block(struct favor_plan *plan);
+
+/* Local: the blocks after a position; records FAVOR_ENOMEM. */
+void plan_list_blocks(struct favor_plan *plan, const struct favor_position *from);
 
 /* Local: allocates and touches states and workers; records FAVOR_ENOMEM. */
 void plan_allocate(struct favor_plan *plan);

@@ -1,6 +1,6 @@
-/* Methods that need other ranks' tokens as they are: the whole shard in one collective step.
+/* Methods that need other ranks' tokens as they are: the whole shard in one collective block.
  *
- * Such a plan has no states. Its one step, FAVOR_ATTEND, gets q, k, v and out of the rank's shard; tokens of other
+ * Such a plan has no states. Its one block gives q, k, v and out of the rank's shard; tokens of other
  * ranks come over plan->axis, the ranks of the same heads in order of tokens. Where those own which tokens is a
  * function of the problem, tokens_shard(&plan->tokens, plan->grid.tokens, part), so nobody has to ask. */
 #ifndef FAVOR_PLAN_METHOD_H

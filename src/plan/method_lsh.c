@@ -1,5 +1,6 @@
 #include "plan/method_lsh.h"
 
+#include <stdatomic.h>
 #include <string.h>
 
 #include "base/memory.h"
@@ -298,17 +299,19 @@ static bool next_batch(const struct job *job) {
   return is_any;
 }
 
-/* The own part of a batch. */
+/* The own part of a batch: all threads go by its tiles, and each folds the next that none has taken. */
 static void fold_batch(const struct job *job) {
   const struct range work = job->run->batch_work[job->run->members.own];
+  _Atomic int64_t n_taken = 0;
 #pragma omp parallel num_threads(job->plan->threads) if (range_count(work) > EXACT_TILE)
   {
     binding_enter(job->plan->binding);
-#pragma omp single
-    for (int64_t begin = work.begin, end; begin < work.end; begin = end) {
+    int64_t tile = 0, mine = atomic_fetch_add(&n_taken, 1);
+    for (int64_t begin = work.begin, end; begin < work.end; begin = end, tile++) {
       end = tile_end(job, begin, work.end);
-#pragma omp task
+      if (tile < mine) continue;
       fold_tile(job, begin, end);
+      mine = atomic_fetch_add(&n_taken, 1);
     }
     binding_leave(job->plan->binding);
   }
@@ -415,13 +418,13 @@ static void attend(struct favor_plan *plan, const struct step_arrays *arrays) {
   const struct favor_problem *problem = &plan->problem;
   const struct range shard = plan->schedule.shard;
   struct span spans[2];
-  tokens_spans(&plan->tokens, plan->grid.tokens, halo_own_part(plan), spans);
+  tokens_spans(&plan->tokens, (struct range){0, plan->tokens.n_tokens}, plan->grid.tokens, halo_own_part(plan), spans);
   for (int64_t unit = 0; unit < range_count(plan->units); unit++) {
     const struct projection_name name = {problem->seed, problem->layer, problem->redraw,
                                          (plan->units.begin + unit) % problem->kv_heads};
     lsh_draw(&name, run->rounds, run->sizes.hashes, problem->key_width, run->matrix);
     for (int parity = 0; parity < 2; parity++) {
-      if (!spans[parity].is_member) continue;
+      if (!spans[parity].is_member || range_count(spans[parity].piece) == 0) continue;
       attend_segment(plan, arrays, unit, tokens_segment(&plan->tokens, spans[parity].piece.begin));
       if (dist_has_failed(plan->context)) return;
     }

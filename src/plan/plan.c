@@ -8,6 +8,7 @@
 #include "base/memory.h"
 #include "feature/map.h"
 #include "feature/projection.h"
+#include "plan/blocks.h"
 #include "plan/memory.h"
 #include "plan/method.h"
 
@@ -75,6 +76,19 @@ static void number_tiles(struct favor_plan *plan) {
   }
 }
 
+/* Do states of several ranks become one, anywhere? Of a streamed plan: in some block, for all that is known here. */
+static bool may_meet(const struct favor_plan *plan) {
+  const int64_t n_parts = plan->grid.tokens;
+  if (!schedule_has_states(&plan->schedule) || n_parts == 1) return false;
+  if (plan->problem.is_streamed) return true;
+  for (int64_t part = 0; part < n_parts; part++) {
+    struct span spans[2];
+    tokens_spans(&plan->tokens, (struct range){0, plan->tokens.n_tokens}, n_parts, part, spans);
+    if (spans[0].is_member || spans[1].is_member) return true;
+  }
+  return false;
+}
+
 static void choose_grid(struct favor_plan *plan) {
   const struct favor_problem *problem = &plan->problem;
   int64_t n_units = problem->batch * problem->kv_heads;
@@ -97,12 +111,9 @@ static void choose_grid(struct favor_plan *plan) {
   if (estimate_is_any_measured(&plan->estimate)) schedule->measure_needs = FAVOR_NEEDS_Q | FAVOR_NEEDS_K;
   if (plan->key_max.is_measured) schedule->measure_needs = FAVOR_NEEDS_K;
   schedule->tokens = &plan->tokens;
-  const bool has_states = schedule_has_states(schedule);
-  for (int64_t part = 0; has_states && part < plan->grid.tokens && !schedule->has_spans; part++) {
-    tokens_spans(&plan->tokens, plan->grid.tokens, part, schedule->spans);
-    schedule->has_spans = schedule->spans[0].is_member || schedule->spans[1].is_member;
-  }
-  schedule->spans[0] = schedule->spans[1] = (struct span){0};
+  schedule->n_parts = plan->grid.tokens;
+  schedule->part = -1;
+  schedule->may_meet = may_meet(plan);
   if (row >= plan->grid.heads) return; /* a rank over: it owns nothing */
   plan->units.begin = n_units * row / plan->grid.heads;
   plan->units.end = n_units * (row + 1) / plan->grid.heads;
@@ -111,8 +122,11 @@ static void choose_grid(struct favor_plan *plan) {
     dist_fail(plan->context, FAVOR_EUSAGE, "%lld heads of %lld features are too much for one rank; use more ranks",
               (long long)range_count(plan->units), (long long)plan->engine.shape.features);
   }
-  schedule->shard = tokens_shard(&plan->tokens, plan->grid.tokens, column);
-  if (has_states) tokens_spans(&plan->tokens, plan->grid.tokens, column, schedule->spans);
+  const struct range all = {0, plan->tokens.n_tokens};
+  bool is_streamed = problem->is_streamed && schedule->kind != SCHEDULE_WHOLE;
+  schedule->part = column;
+  schedule->shard = is_streamed ? all : tokens_shard(&plan->tokens, plan->grid.tokens, column);
+  if (!is_streamed && schedule->may_meet) tokens_spans(&plan->tokens, all, plan->grid.tokens, column, plan->spans);
 }
 
 /* Draws into plan->projection, and what the fast transform of a Hadamard projection needs. */
@@ -248,18 +262,12 @@ static void choose_transform(struct favor_plan *plan, const double *data) {
   if (plan->engine.shape.key_width == problem->key_width) plan->engine.shape.hadamard_width = width;
 }
 
-/* A group a span and row of the grid, in two rounds; or the axis of a method. */
+/* Two groups a row of the grid, as a rank may be in two spans; or the axis of a method. */
 static void make_groups(struct favor_plan *plan) {
-  if (plan->method) {
-    int64_t row_of_grid = plan->context->rank / plan->grid.tokens;
-    int color = row_of_grid < plan->grid.heads ? (int)row_of_grid : -1;
-    dist_axis_create(plan->context, color, plan->method->n_pieces(plan), &plan->axis);
-  }
-  if (!plan->schedule.has_spans) return;
   int64_t row = plan->context->rank / plan->grid.tokens;
-  for (int parity = 0; parity < 2; parity++) {
-    const struct span *span = &plan->schedule.spans[parity];
-    int color = span->is_member ? (int)(row * plan->grid.tokens + span->first_part) : -1;
+  int color = row < plan->grid.heads ? (int)row : -1;
+  if (plan->method) dist_axis_create(plan->context, color, plan->method->n_pieces(plan), &plan->axis);
+  for (int parity = 0; parity < 2 && plan->schedule.may_meet; parity++) {
     dist_group_create(plan->context, color, range_count(plan->units) * plan->engine.shape.features,
                       plan->engine.row_bytes, plan->problem.scan, &plan->groups[parity]);
   }
@@ -336,6 +344,7 @@ enum favor_status favor_plan_create(struct favor_context *context, const struct 
 
 void favor_plan_destroy(struct favor_plan **plan) {
   if (!*plan) return;
+  blocks_end(*plan);
   for (int parity = 0; parity < 2; parity++) dist_group_destroy(&(*plan)->groups[parity]);
   estimate_free(&(*plan)->estimate);
   key_max_free(&(*plan)->key_max);

@@ -73,10 +73,16 @@ struct favor_plan {
   size_t memory_bytes;
 
   /* Of the run. */
-  struct refusal refusal;    /* the first in order of tokens; head and token are global */
-  enum favor_status outcome; /* agreed in the middle of the run */
-  bool is_combining;
-  _Atomic int64_t next_item; /* of short segments */
+  struct refusal refusal;         /* the first in order of tokens; head and token are global */
+  enum favor_status outcome;      /* agreed in the middle of the run */
+  struct favor_position position; /* after the last block */
+  struct span spans[2];           /* of the window at hand */
+  bool is_met;                    /* a long segment's states have met: SLOT_SPAN_0 is everybody's sum */
+  bool is_carried;                /* the state for the next block is on its way between this rank and another */
+  void *saved_rows;               /* what was gathered since, on the first rank of a row of the grid; else NULL */
+  bool is_partial;                /* the blocks are those after some position */
+  bool is_resumed;                /* with states that nobody has looked at yet */
+  _Atomic int64_t next_item;      /* of short segments */
   int64_t bytes_sent_before;
   struct favor_plan_times times;
 };

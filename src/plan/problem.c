@@ -215,8 +215,10 @@ static void check_choices(struct favor_context *context, const struct favor_prob
   if (is_blas_only && strcmp(problem->kernel, "auto") && strcmp(problem->kernel, "blas")) {
     dist_fail(context, FAVOR_EUSAGE, "this method has no products but those of BLAS; use kernel blas, or auto");
   }
-  if (problem->threads < 0 || problem->block_tokens < 0 || problem->memory_bytes < 0) {
-    dist_fail(context, FAVOR_EUSAGE, "threads, block_tokens and memory_bytes must not be negative");
+  if (problem->threads < 0 || problem->block_tokens < 0 || problem->memory_bytes < 0 || problem->blocks_held < 0 ||
+      problem->caller_bytes < 0) {
+    dist_fail(context, FAVOR_EUSAGE,
+              "threads, block_tokens, memory_bytes, blocks_held and caller_bytes must not be negative");
   }
 }
 
@@ -327,8 +329,11 @@ uint64_t problem_digest(const struct favor_problem *problem, const struct kernel
                               problem->grid_heads,
                               problem->grid_tokens,
                               (int64_t)problem->scan,
+                              problem->is_streamed,
                               problem->block_tokens,
-                              problem->memory_bytes};
+                              problem->memory_bytes,
+                              problem->blocks_held,
+                              problem->caller_bytes};
   uint64_t digest = dist_digest(DIST_DIGEST_START, integers, sizeof integers);
   digest = dist_digest(digest, &problem->scale, sizeof problem->scale);
   digest = dist_digest(digest, &problem->eps, sizeof problem->eps);

@@ -1,112 +1,105 @@
 #include "plan/schedule.h"
 
-static void add(struct schedule *schedule, enum favor_verb verb, enum slot slot, struct range range, unsigned needs) {
-  if (schedule->steps) {
-    schedule->steps[schedule->n_steps] = (struct planned_step){
-        .step = {.verb = verb, .token_begin = range.begin, .token_end = range.end, .needs = needs}, .slot = slot};
+static void add(struct schedule *schedule, enum block_kind kind, struct range window, int64_t emitted,
+                int64_t absorbed) {
+  if (schedule->blocks) {
+    schedule->blocks[schedule->n_blocks] = (struct planned_block){
+        .kind = kind, .window = window, .after = {emitted, absorbed < emitted ? emitted : absorbed}};
   }
-  schedule->n_steps++;
+  schedule->n_blocks++;
 }
 
-/* One step a block of whole runs; a block may hold the ends of several segments. */
-static void add_blocks(struct schedule *schedule, enum favor_verb verb, enum slot slot, struct range range,
-                       unsigned needs) {
+/* The end of a window that starts at a run. */
+static int64_t window_end(const struct schedule *schedule, int64_t begin) {
+  int64_t n = schedule->tokens->n_tokens, most = schedule->window_tokens;
+  return most == 0 || n - begin <= most ? n : tokens_run_floor(schedule->tokens, begin + most);
+}
+
+static void add_measure(struct schedule *schedule) {
+  int64_t first = schedule->n_blocks;
+  for (int64_t begin = 0; begin < schedule->tokens->n_tokens || schedule->n_blocks == first;) {
+    struct range window = {begin, window_end(schedule, begin)};
+    add(schedule, BLOCK_MEASURE, window, 0, 0);
+    begin = window.end;
+  }
+  if (schedule->blocks) schedule->blocks[schedule->n_blocks - 1].is_last_measure = true;
+}
+
+/* Blocks of one kind over a range; the position follows its end as that kind moves it. */
+static void add_range(struct schedule *schedule, enum block_kind kind, struct range range,
+                      const struct favor_position *absorbed) {
   for (int64_t begin = range.begin; begin < range.end;) {
-    int64_t end = range.end;
-    if (end - begin > schedule->block_tokens) {
-      end = tokens_run_floor(schedule->tokens, begin + schedule->block_tokens);
+    int64_t end = window_end(schedule, begin);
+    if (end > range.end) end = range.end;
+    if (kind == BLOCK_ABSORB) {
+      add(schedule, kind, (struct range){begin, end}, absorbed->tokens_emitted, end);
+    } else {
+      bool is_done = end == range.end;
+      add(schedule, kind, (struct range){begin, end}, end, kind == BLOCK_EMIT && !is_done ? range.end : end);
     }
-    add(schedule, verb, slot, (struct range){begin, end}, needs);
     begin = end;
   }
 }
 
-enum {
-  NEEDS_KEYS = FAVOR_NEEDS_K | FAVOR_NEEDS_V,
-  NEEDS_QUERIES = FAVOR_NEEDS_Q | FAVOR_NEEDS_OUT,
-  NEEDS_ALL = NEEDS_KEYS | NEEDS_QUERIES
-};
-
-/* Whole segments, bidirectional: as many as fit into one step; a longer one is absorbed, then emitted. */
-static void add_whole_segments(struct schedule *schedule, struct range range) {
-  for (int64_t begin = range.begin; begin < range.end;) {
-    int64_t end = tokens_segment(schedule->tokens, begin).end;
-    if (end - begin > schedule->block_tokens) {
-      add_blocks(schedule, FAVOR_ABSORB, SLOT_OWN, (struct range){begin, end}, NEEDS_KEYS);
-      add_blocks(schedule, FAVOR_EMIT, SLOT_OWN, (struct range){begin, end}, NEEDS_QUERIES);
-      begin = end;
-      continue;
+/* Whole segments, as many as fit into a block; a longer one is absorbed, then emitted. */
+static void build_bidirectional(struct schedule *schedule, struct favor_position at) {
+  const struct tokens *tokens = schedule->tokens;
+  while (at.tokens_emitted < tokens->n_tokens) {
+    struct range segment = tokens_segment(tokens, at.tokens_emitted);
+    int64_t end = window_end(schedule, at.tokens_emitted);
+    if (at.tokens_absorbed > at.tokens_emitted || segment.end > end) {
+      int64_t begin = at.tokens_absorbed > at.tokens_emitted ? at.tokens_absorbed : at.tokens_emitted;
+      add_range(schedule, BLOCK_ABSORB, (struct range){begin, segment.end}, &at);
+      add_range(schedule, BLOCK_EMIT, (struct range){at.tokens_emitted, segment.end}, NULL);
+      end = segment.end;
+    } else {
+      if (end < tokens->n_tokens) end = tokens_segment(tokens, end).begin;
+      add(schedule, BLOCK_ATTEND, (struct range){at.tokens_emitted, end}, end, end);
     }
-    while (end < range.end) {
-      int64_t next = tokens_segment(schedule->tokens, end).end;
-      if (next - begin > schedule->block_tokens) break;
-      end = next;
-    }
-    add(schedule, FAVOR_EMIT, SLOT_OWN, (struct range){begin, end}, NEEDS_ALL);
-    begin = end;
+    at = (struct favor_position){end, end};
   }
 }
 
-/* The part of the shard before its first own segment, and from its last on, that belong to spans. */
-static struct range own_segments(const struct schedule *schedule) {
-  struct range own = schedule->shard;
-  for (int i = 0; i < 2; i++) {
-    const struct span *span = &schedule->spans[i];
-    if (!span->is_member) continue;
-    if (!span->is_first) own.begin = span->piece.end;
-    if (span->is_first) own.end = span->piece.begin;
-  }
-  if (own.end < own.begin) own.end = own.begin;
-  return own;
-}
-
-static void build_bidirectional(struct schedule *schedule) {
-  for (int i = 0; i < 2; i++) {
-    if (!schedule->spans[i].is_member) continue;
-    add_blocks(schedule, FAVOR_ABSORB, SLOT_SPAN_0 + i, schedule->spans[i].piece, NEEDS_KEYS);
-  }
-  if (schedule->has_spans) add(schedule, FAVOR_COMBINE_BEGIN, SLOT_OWN, (struct range){0, 0}, 0);
-  add_whole_segments(schedule, own_segments(schedule));
-  if (schedule->has_spans) add(schedule, FAVOR_COMBINE_END, SLOT_OWN, (struct range){0, 0}, 0);
-  for (int i = 0; i < 2; i++) {
-    if (!schedule->spans[i].is_member) continue;
-    add_blocks(schedule, FAVOR_EMIT, SLOT_SPAN_0 + i, schedule->spans[i].piece, NEEDS_QUERIES);
-  }
-}
-
-static void build_causal(struct schedule *schedule) {
-  struct range waiting = {schedule->shard.begin, schedule->shard.begin};
-  for (int i = 0; i < 2; i++) {
-    const struct span *span = &schedule->spans[i];
-    if (!span->is_member) continue;
-    /* The last of a span has nobody to tell. */
-    if (!span->is_last) add_blocks(schedule, FAVOR_ABSORB, SLOT_SPAN_0 + i, span->piece, NEEDS_KEYS);
-    if (!span->is_first) waiting = span->piece;
-  }
-  if (schedule->has_spans) add(schedule, FAVOR_COMBINE_BEGIN, SLOT_OWN, (struct range){0, 0}, 0);
-  add_blocks(schedule, FAVOR_EMIT, SLOT_OWN, (struct range){waiting.end, schedule->shard.end}, NEEDS_ALL);
-  if (schedule->has_spans) add(schedule, FAVOR_COMBINE_END, SLOT_OWN, (struct range){0, 0}, 0);
-  add_blocks(schedule, FAVOR_EMIT, SLOT_WAITING, waiting, NEEDS_ALL);
-}
-
-void schedule_build(struct schedule *schedule) {
-  schedule->n_steps = 0;
-  if (schedule->measure_needs != 0) {
-    add_blocks(schedule, FAVOR_MEASURE, SLOT_OWN, schedule->shard, schedule->measure_needs);
-    add(schedule, FAVOR_ESTIMATE, SLOT_OWN, (struct range){0, 0}, 0);
-  }
+void schedule_build(struct schedule *schedule, const struct favor_position *from) {
+  const int64_t n_tokens = schedule->tokens->n_tokens;
+  const struct range rest = {from->tokens_emitted, n_tokens};
+  bool is_start = from->tokens_emitted == 0 && from->tokens_absorbed == 0;
+  schedule->n_blocks = 0;
+  if (schedule->measure_needs != 0 && is_start) add_measure(schedule);
   switch (schedule->kind) {
   case SCHEDULE_BIDIRECTIONAL:
-    build_bidirectional(schedule);
+    build_bidirectional(schedule, *from);
     break;
   case SCHEDULE_CAUSAL:
-    build_causal(schedule);
+    add_range(schedule, BLOCK_ATTEND, rest, NULL);
     break;
   case SCHEDULE_COPY:
-    add_blocks(schedule, FAVOR_EMIT, SLOT_OWN, schedule->shard, FAVOR_NEEDS_V | FAVOR_NEEDS_OUT);
+    add_range(schedule, BLOCK_COPY, rest, NULL);
     break;
   case SCHEDULE_WHOLE:
-    add(schedule, FAVOR_ATTEND, SLOT_OWN, schedule->shard, NEEDS_ALL);
+    add(schedule, BLOCK_WHOLE, rest, n_tokens, n_tokens);
     break;
   }
+}
+
+void schedule_own(const struct schedule *schedule, const struct planned_block *block, struct favor_block *own) {
+  enum { NEEDS_KEYS = FAVOR_NEEDS_K | FAVOR_NEEDS_V, NEEDS_QUERIES = FAVOR_NEEDS_Q | FAVOR_NEEDS_OUT };
+  static const unsigned needs[] = {[BLOCK_ATTEND] = NEEDS_KEYS | NEEDS_QUERIES,
+                                   [BLOCK_ABSORB] = NEEDS_KEYS,
+                                   [BLOCK_EMIT] = NEEDS_QUERIES,
+                                   [BLOCK_COPY] = FAVOR_NEEDS_V | FAVOR_NEEDS_OUT,
+                                   [BLOCK_WHOLE] = NEEDS_KEYS | NEEDS_QUERIES};
+  *own = (struct favor_block){.token_begin = block->window.begin, .token_end = block->window.begin};
+  own->after = block->after;
+  if (schedule->part < 0) return;
+  struct range range = tokens_share(schedule->tokens, block->window, schedule->n_parts, schedule->part);
+  own->token_begin = range.begin;
+  own->token_end = range.end;
+  if (range_count(range) > 0) own->needs = block->kind == BLOCK_MEASURE ? schedule->measure_needs : needs[block->kind];
+}
+
+/* A share is at most a part of the window and a run more, as it is cut at runs. */
+int64_t schedule_window_tokens(int64_t n_parts, int64_t block_tokens, int64_t run_tokens) {
+  if (n_parts == 1) return block_tokens;
+  return n_parts * (block_tokens - run_tokens) >= run_tokens ? n_parts * (block_tokens - run_tokens) : 0;
 }

@@ -375,7 +375,6 @@ void execute_absorb(struct favor_plan *plan, const struct step_arrays *arrays, s
 #pragma omp parallel num_threads(plan->threads)
   {
     binding_enter(plan->binding);
-    if (slot == SLOT_OWN && is_segment_start(plan, range.begin)) clear_rows(plan, plan->rows[slot]);
     absorb_range(plan, arrays, range, plan->rows[slot]);
     binding_leave(plan->binding);
   }

@@ -24,22 +24,29 @@ struct tokens {
 int64_t tokens_segment_index(const struct tokens *tokens, int64_t t);
 struct range tokens_segment(const struct tokens *tokens, int64_t t);
 
-/* The last start of a run at or before t; n_tokens for t = n_tokens. */
+/* The last start of a run at or before t, the first one at or after t; n_tokens for t = n_tokens. */
 int64_t tokens_run_floor(const struct tokens *tokens, int64_t t);
+int64_t tokens_run_ceiling(const struct tokens *tokens, int64_t t);
 
-/* What part `index` of n_parts owns: nearly equal, cut at runs, possibly empty. */
+/* What part `index` of n_parts has of a window that begins and ends at runs: nearly equal, cut at runs, possibly empty;
+ * part 0 is so only where the window is. */
+struct range tokens_share(const struct tokens *tokens, struct range window, int64_t n_parts, int64_t index);
+/* The same of all tokens. */
 struct range tokens_shard(const struct tokens *tokens, int64_t n_parts, int64_t index);
 
-/* A segment that several parts share. */
+/* A segment of whose tokens in a window several parts have some. Its members are all parts from the first of these to
+ * the last, also those between that have none. */
 struct span {
-  bool is_member;         /* of this part: it owns some of the segment's tokens */
-  int64_t first_part;     /* the span's name: the first part that owns some of it */
-  bool is_first, is_last; /* among the parts that own some of it */
-  struct range piece;     /* the tokens of it that this part owns */
+  bool is_member;         /* this part */
+  int64_t first_part;     /* the first member */
+  int64_t n_parts;        /* members */
+  bool is_first, is_last; /* of the members */
+  struct range piece;     /* the tokens of it that this part has */
 };
 
 /* The at most two spans of part `index`. Spans are numbered along the axis; those of one part have numbers of
  * different parity, so span[parity] never collides: two rounds of disjoint groups serve them all. */
-void tokens_spans(const struct tokens *tokens, int64_t n_parts, int64_t index, struct span spans[2]);
+void tokens_spans(const struct tokens *tokens, struct range window, int64_t n_parts, int64_t index,
+                  struct span spans[2]);
 
 #endif

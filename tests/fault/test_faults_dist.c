@@ -2,6 +2,7 @@
 #include "base/memory.h"
 #include "dist/agree.h"
 #include "dist/group.h"
+#include "dist/watch.h"
 #include "support/mpi_cmocka.h"
 
 #include <stdio.h>
@@ -87,9 +88,25 @@ static void no_memory_for_a_group(void **state) {
       n_failures += any_failed;
     }
   }
-  /* The struct for each scan and rank; doubling: window (first), window or incoming (others); chain: two lists, and
-   * outgoing in the middle. */
-  if (mpi_size() == 3) assert_all(n_failures == 3 * 3 + 3 * 0 + 2 + 3 * 2 + 1);
+  /* The struct, the requests and two states, whatever the scan. */
+  if (mpi_size() == 3) assert_all(n_failures == 3 * N_FAILING * 4);
+  favor_context_destroy(&context);
+}
+
+static void no_memory_for_a_watch(void **state) {
+  (void)state;
+  struct favor_context *context = make_context();
+  for (int i = 0; i < N_FAILING; i++) {
+    struct dist_watch *watch = NULL;
+    bool is_failing = mpi_rank() == failing_rank(i) && mpi_size() > 1;
+    fail_at = is_failing ? 0 : -1;
+    enum favor_status own = dist_watch_start(context, 100, &watch);
+    fail_at = -1;
+    assert_all(own == (is_failing ? FAVOR_ENOMEM : FAVOR_OK));
+    assert_all(dist_agree(context, DIST_SITE_COMMAND, 0, NULL) == (mpi_size() > 1 ? FAVOR_ENOMEM : FAVOR_OK));
+    dist_watch_stop(&watch);
+    context->watch = NULL;
+  }
   favor_context_destroy(&context);
 }
 
@@ -98,6 +115,7 @@ int main(int argc, char **argv) {
       mpi_unit_test(every_site_fails_on_demand),
       mpi_unit_test(no_memory_for_a_context),
       mpi_unit_test(no_memory_for_a_group),
+      mpi_unit_test(no_memory_for_a_watch),
   };
   return mpi_cmocka_main(&argc, &argv, "faults_dist", tests, sizeof tests / sizeof tests[0]);
 }

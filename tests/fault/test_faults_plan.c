@@ -76,6 +76,7 @@ static void fail_everywhere(const struct favor_problem *asked, enum run_mode mod
                                           DIST_SITE_PLAN_GROUPS, DIST_SITE_RUN_END};
   const int ranks[] = {0, mpi_size() / 2, mpi_size() - 1};
   struct scenario s = {.contexts = run_contexts_open(), .problem = *asked};
+  run_set_mode(&s.problem, mode);
   s.problem.key_width = s.problem.value_width = 8;
   s.problem.features = 16;
   s.problem.tokens = 3 * run_tokens_of(s.contexts.self, &s.problem) + 5;
@@ -92,8 +93,8 @@ static void fail_everywhere(const struct favor_problem *asked, enum run_mode mod
       if (n == 0) run_print("no agreement at the site %s\n", dist_site_name(always[site]));
       assert_all(n > 0);
     }
-    int n_combines = fail_each_agreement(&s, DIST_SITE_COMBINE, ranks[i], mode);
-    assert_all(mpi_size() == 1 || n_combines > 0);
+    int n_blocks = fail_each_agreement(&s, DIST_SITE_BLOCK, ranks[i], mode);
+    assert_all(mpi_size() == 1 || n_blocks > 0);
     const bool is_estimated = asked->key_shift != FAVOR_KEY_SHIFT_NONE || asked->key_max != FAVOR_KEY_MAX_NONE;
     assert_all((fail_each_agreement(&s, DIST_SITE_ESTIMATE, ranks[i], mode) > 0) == is_estimated);
   }
@@ -113,14 +114,14 @@ static void causal(void **state) {
   (void)state;
   struct favor_problem problem = problem_of(true);
   fail_everywhere(&problem, RUN_EXECUTE);
-  fail_everywhere(&problem, RUN_STEPS);
+  fail_everywhere(&problem, RUN_BLOCKS);
 }
 
 static void bidirectional(void **state) {
   (void)state;
   struct favor_problem problem = problem_of(false);
   fail_everywhere(&problem, RUN_EXECUTE);
-  fail_everywhere(&problem, RUN_STEPS);
+  fail_everywhere(&problem, RUN_BLOCKS);
 }
 
 static void estimates(void **state) {
@@ -129,7 +130,7 @@ static void estimates(void **state) {
     struct favor_problem problem = problem_of(is_causal);
     problem.key_shift = FAVOR_KEY_SHIFT_MEAN;
     problem.balance = FAVOR_BALANCE_FULL;
-    fail_everywhere(&problem, is_causal ? RUN_EXECUTE : RUN_STEPS);
+    fail_everywhere(&problem, is_causal ? RUN_EXECUTE : RUN_BLOCKS);
   }
 }
 
@@ -138,7 +139,7 @@ static void key_maxima(void **state) {
   struct favor_problem problem = problem_of(true);
   problem.eps = 1e-4;
   problem.key_max = FAVOR_KEY_MAX_TENSOR;
-  fail_everywhere(&problem, RUN_STEPS);
+  fail_everywhere(&problem, RUN_BLOCKS);
 }
 
 /* Methods whose ranks need each other's tokens. */
@@ -166,7 +167,7 @@ static void window(void **state) {
   (void)state;
   struct favor_problem problem = problem_of(false);
   problem.window = 3;
-  fail_everywhere(&problem, RUN_STEPS);
+  fail_everywhere(&problem, RUN_BLOCKS);
 }
 
 int main(int argc, char **argv) {

@@ -511,7 +511,7 @@ static void test_failures_are_agreed(void **state) {
   (void)state;
   write_input(&plain);
   const int n_commands = break_every_step(DIST_SITE_COMMAND), n_opens = break_every_step(DIST_SITE_TENSOR_OPEN);
-  assert_all(n_commands >= 14); /* of the pilot and its options five, of the certificate four */
+  assert_all(n_commands >= 13); /* of the pilot and its options five, of the certificate four */
   assert_all(n_opens == 8);     /* two a tensor: q, k, v, and out */
 }
 

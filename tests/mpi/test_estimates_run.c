@@ -43,8 +43,11 @@ static double error_of_case(const struct run_contexts *contexts, const struct te
   struct estimates_owned owned;
   struct favor_plan *plan = NULL;
   assert_all(estimates_alone(contexts, problem, &t, alone, &owned));
-  enum favor_status status = favor_plan_create(contexts->world, problem, &plan);
-  if (status == FAVOR_OK) status = run_plan(plan, problem, &t, c->number % 3 ? RUN_EXECUTE : RUN_STEPS, out);
+  enum run_mode mode = c->number % 3 ? RUN_EXECUTE : RUN_BLOCKS;
+  struct favor_problem way = *problem;
+  run_set_mode(&way, mode);
+  enum favor_status status = favor_plan_create(contexts->world, &way, &plan);
+  if (status == FAVOR_OK) status = run_plan(plan, problem, &t, mode, out);
   if (status != FAVOR_OK) run_print("%s\n", favor_context_message(contexts->world));
   assert_all(status == FAVOR_OK);
   assert_all(estimates_are_same(problem, plan, &owned));
@@ -120,7 +123,9 @@ static void assert_same(const struct run_contexts *contexts, const struct favor_
   const size_t bytes = run_out_bytes(problem);
   void *out = malloc(bytes);
   struct favor_plan *plan = NULL;
-  assert_all(favor_plan_create(contexts->world, problem, &plan) == FAVOR_OK);
+  struct favor_problem way = *problem;
+  run_set_mode(&way, mode);
+  assert_all(favor_plan_create(contexts->world, &way, &plan) == FAVOR_OK);
   for (int run = 0; run < (problem->threads == 1 ? 2 : 1); run++) { /* a second one measures anew */
     assert_all(run_plan(plan, problem, t, mode, out) == FAVOR_OK);
     assert_all(estimates_are_same(problem, plan, owned));
@@ -161,24 +166,21 @@ static void the_same_bits(void **state) {
         problem.grid_heads = heads;
         problem.grid_tokens = mpi_size() / heads;
         problem.block_tokens = threads == 2 ? 2 * run_tokens : 0;
-        assert_same(&contexts, &problem, &t, threads == 2 ? RUN_STEPS : RUN_EXECUTE, &owned, alone);
+        assert_same(&contexts, &problem, &t, threads == 2 ? RUN_BLOCKS : RUN_EXECUTE, &owned, alone);
       }
     }
     /* Given, they take no pass of their own and give the same. */
     problem.estimates = &owned.estimates;
     problem.block_tokens = 0;
     struct favor_plan *plan = NULL;
-    struct favor_step step;
+    struct favor_block block;
     struct favor_plan_info info;
     assert_all(favor_plan_create(contexts.world, &problem, &plan) == FAVOR_OK);
     favor_plan_info(plan, &info);
     assert_all(info.is_strictly_causal == problem.is_causal);
-    bool is_any_measured = false;
-    for (int64_t i = 0; i < favor_plan_n_steps(plan); i++) {
-      favor_plan_step(plan, i, &step);
-      is_any_measured = is_any_measured || step.verb == FAVOR_MEASURE || step.verb == FAVOR_ESTIMATE;
-    }
-    assert_all(!is_any_measured);
+    assert_all(favor_plan_n_blocks(plan) == 1);
+    favor_plan_block(plan, 0, &block);
+    assert_all(block.after.tokens_emitted == problem.tokens);
     favor_plan_destroy(&plan);
     assert_same(&contexts, &problem, &t, RUN_EXECUTE, &owned, alone);
     /* So do those of which one part is given, and the other follows from the same data and it. */

@@ -99,7 +99,7 @@ static void spreads_of_every_size(void **state) {
     case_tensors_create(&problem, i, spreads[i / 2], &t);
     check_error(&contexts, "spread", &problem, &t, RUN_EXECUTE, bound_of(problem.precision));
     problem.precision = FAVOR_PRECISION_F64;
-    check_error(&contexts, "spread", &problem, &t, RUN_STEPS, bound_of(problem.precision));
+    check_error(&contexts, "spread", &problem, &t, RUN_BLOCKS, bound_of(problem.precision));
     case_tensors_destroy(&t);
   }
   run_contexts_close(&contexts);
@@ -134,7 +134,7 @@ static void ragged_segments(void **state) {
     struct favor_problem problem = problem_of(i, i ? FAVOR_PRECISION_F64 : FAVOR_PRECISION_F32);
     struct case_tensors t;
     case_tensors_create(&problem, (uint64_t)i, 1.5, &t);
-    check_error(&contexts, "segments", &problem, &t, i ? RUN_STEPS : RUN_EXECUTE, bound_of(problem.precision));
+    check_error(&contexts, "segments", &problem, &t, i ? RUN_BLOCKS : RUN_EXECUTE, bound_of(problem.precision));
     case_tensors_destroy(&t);
   }
   run_contexts_close(&contexts);
@@ -273,7 +273,7 @@ static void same_bits_on_any_grid(void **state) {
       problem.grid_heads = grids[turn][0];
       problem.grid_tokens = grids[turn][1];
       problem.threads = turn == i ? 3 : 1; /* where ranks crowd, threads that wait cost most */
-      void *out = run(&contexts, &problem, &t, turn % 2 ? RUN_STEPS : RUN_EXECUTE);
+      void *out = run(&contexts, &problem, &t, turn % 2 ? RUN_BLOCKS : RUN_EXECUTE);
       assert_all(memcmp(out, alone, run_out_bytes(&problem)) == 0);
       free(out);
     }
@@ -408,7 +408,7 @@ static void what_cannot_be_computed_is_refused(void **state) {
   assert_all(run_problem(contexts.world, &problem, &t, RUN_EXECUTE, out) == FAVOR_EDATA);
   assert_all(strstr(favor_context_message(contexts.world), "NaN in k, head 1, token 1400") != NULL);
   case_query(&t, 3, 700)[0] = INFINITY;
-  assert_all(run_problem(contexts.world, &problem, &t, RUN_STEPS, out) == FAVOR_EDATA);
+  assert_all(run_problem(contexts.world, &problem, &t, RUN_BLOCKS, out) == FAVOR_EDATA);
   assert_all(strstr(favor_context_message(contexts.world), "in ") != NULL);
   problem.kernel = "reference";
   assert_all(run_problem(contexts.world, &problem, &t, RUN_EXECUTE, out) == FAVOR_EUSAGE);

@@ -130,7 +130,7 @@ static void match_library(const struct answer *answer) {
     struct favor_problem problem = answer->problem;
     problem.precision = precision;
     void *out = malloc(run_out_bytes(&problem));
-    assert_all(run_problem(contexts.world, &problem, &answer->golden->tensors, RUN_STEPS, out) == FAVOR_OK);
+    assert_all(run_problem(contexts.world, &problem, &answer->golden->tensors, RUN_BLOCKS, out) == FAVOR_OK);
     run_gather(MPI_COMM_WORLD, out, run_out_bytes(&problem));
     judge(answer, is_f64 ? "f64" : "f32", &problem, out, is_f64 && !answer->is_of_floats ? double_bound : float_bound);
     free(out);

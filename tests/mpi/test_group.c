@@ -116,6 +116,14 @@ static struct favor_context *make_context(void) {
   return context;
 }
 
+static struct dist_group *make_group(struct favor_context *context, int64_t n_rows, size_t row_bytes,
+                                     enum favor_scan scan) {
+  struct dist_group *group = NULL;
+  enum favor_status status = dist_group_create(context, 0, n_rows, row_bytes, scan, &group);
+  assert_all(status == FAVOR_OK);
+  return group;
+}
+
 /* All algorithms on the groups of one colouring, three operations in a row on each group. */
 static void check_colors(int (*color_of)(int rank, int parameter), int parameter, struct shape shape) {
   struct favor_context *context = make_context();
@@ -175,16 +183,186 @@ static void states_of_every_shape(void **state) {
   for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) check_colors(first_ranks, mpi_size(), shapes[i]);
 }
 
+/* ---- sets -------------------------------------------------------------------------------------------------------- */
+
+/* The linker gives calls of memory_zeroed to the wrapper, which counts them. */
+void *__real_memory_zeroed(size_t count, size_t bytes);
+void *__wrap_memory_zeroed(size_t count, size_t bytes);
+static int n_allocations;
+void *__wrap_memory_zeroed(size_t count, size_t bytes) {
+  n_allocations++;
+  return __real_memory_zeroed(count, bytes);
+}
+
+struct set {
+  int first, size;
+};
+
+/* This rank's set in a division of the axis that every rank can draw: sets of one, of many, and ranks in none. The
+ * first three are all in one, each alone, and nobody. */
+static struct set draw_set(const struct members *axis, uint64_t seed) {
+  if (seed == 0) return (struct set){0, axis->size};
+  if (seed == 1) return (struct set){axis->own, 1};
+  if (seed == 2) return (struct set){0, 0};
+  for (int place = 0;;) {
+    uint64_t drawn = mix(seed * 64 + (uint64_t)place);
+    int size = 1 + (int)(drawn % (uint64_t)(axis->size - place));
+    bool is_none = drawn >> 32 & 1 && size <= 2;
+    if (axis->own < place + size) return is_none ? (struct set){0, 0} : (struct set){place, size};
+    place += size;
+  }
+}
+
+/* An operation on one of the groups, and what it has to give. */
+struct operation {
+  bool is_scan;
+  char *partial, *result, *expected;
+  size_t bytes;
+};
+
+static void begin_operation(struct operation *operation, struct dist_group *group, const struct members *axis,
+                            struct shape shape, uint64_t seed) {
+  struct set set = draw_set(axis, seed);
+  struct members m = {.size = set.size, .own = set.size > 0 ? axis->own - set.first : -1};
+  memcpy(m.ranks, axis->ranks + set.first, (size_t)set.size * sizeof m.ranks[0]);
+  operation->is_scan = mix(seed) % 3 != 0;
+  fill_state(operation->partial, shape, axis->ranks[axis->own], seed);
+  memset(operation->result, UNTOUCHED, operation->bytes);
+  memcpy(operation->expected, operation->is_scan ? operation->result : operation->partial, operation->bytes);
+  int n_merged = operation->is_scan ? m.own : m.size;
+  if (n_merged > 0) merge_in_order(operation->expected, &m, n_merged, shape, seed);
+  dist_group_set(group, set.first, set.size);
+  bool is_right = dist_group_rank(group) == m.own && dist_group_size(group) == m.size;
+  enum favor_status status = operation->is_scan ? dist_scan_begin(group, operation->partial, operation->result)
+                                                : dist_reduce_begin(group, operation->partial);
+  if (!is_right || status != FAVOR_OK) operation->expected[0] ^= 1; /* found out in the end, with the others */
+}
+
+static bool end_operation(const struct operation *operation, struct dist_group *group, bool is_polled) {
+  return finish(group, is_polled) == FAVOR_OK && memcmp(operation->is_scan ? operation->result : operation->partial,
+                                                        operation->expected, operation->bytes) == 0;
+}
+
+/* Two groups of one axis with an operation each in flight, again and again, on other sets each time. */
+static void check_sets(int (*color_of)(int rank, int parameter), int parameter, struct shape shape, uint64_t n_seeds) {
+  struct favor_context *context = make_context();
+  struct members axis = members_of(color_of, parameter);
+  size_t row_bytes = binned_row_bytes(shape.width, shape.n_bins), bytes = row_bytes * (size_t)shape.n_rows;
+  struct operation operations[2];
+  for (int i = 0; i < 2; i++) {
+    operations[i] = (struct operation){.bytes = bytes};
+    operations[i].partial = malloc(bytes);
+    operations[i].result = malloc(bytes);
+    operations[i].expected = malloc(bytes);
+    assert_all(operations[i].partial && operations[i].result && operations[i].expected);
+  }
+  for (int s = 0; s < N_SCANS; s++) {
+    struct dist_group *groups[2];
+    for (int i = 0; i < 2; i++) {
+      int color = color_of(mpi_rank(), parameter);
+      assert_all(dist_group_create(context, color, shape.n_rows, row_bytes, SCANS[s], &groups[i]) == FAVOR_OK);
+    }
+    int n_before = n_allocations;
+    bool is_right = true;
+    for (uint64_t seed = 0; groups[0] && seed < n_seeds; seed++) {
+      for (int i = 0; i < 2; i++) {
+        begin_operation(&operations[i], groups[i], &axis, shape, i == 0 ? seed : n_seeds + 7 * seed);
+      }
+      for (int i = 0; i < 2; i++) is_right = end_operation(&operations[i], groups[i], seed % 2 == 1) && is_right;
+    }
+    assert_all(is_right);
+    assert_all(n_allocations == n_before);
+    for (int i = 0; i < 2; i++) dist_group_destroy(&groups[i]);
+  }
+  for (int i = 0; i < 2; i++) {
+    free(operations[i].partial);
+    free(operations[i].result);
+    free(operations[i].expected);
+  }
+  favor_context_destroy(&context);
+}
+
+static int whole(int rank, int unused) {
+  (void)rank, (void)unused;
+  return 0;
+}
+
+static void sets_change_between_operations(void **state) {
+  (void)state;
+  check_sets(whole, 0, SMALL, 24);
+  check_sets(whole, 0, (struct shape){5, 1, 3}, 24);
+  check_sets(whole, 0, (struct shape){0, 1, 3}, 6);
+}
+
+/* Reductions by shares, some of them of no row; chains of several blocks. */
+static void sets_with_large_states(void **state) {
+  (void)state;
+  check_sets(whole, 0, (struct shape){301, 33, 2}, 10);
+  check_sets(whole, 0, (struct shape){3, 2000, 3}, 8);
+}
+
+static void sets_of_several_axes(void **state) {
+  (void)state;
+  check_sets(interleaved, 2, SMALL, 12);
+  check_sets(ragged, 0, SMALL, 12);
+}
+
+/* One pass from each rank to each, while a scan of the other group is in flight. Sets do not matter, and who has
+ * nothing to do need not call. */
+static void check_passes(struct shape shape, bool is_receiver_early) {
+  struct favor_context *context = make_context();
+  struct members axis = members_of(whole, 0);
+  size_t row_bytes = binned_row_bytes(shape.width, shape.n_bins), bytes = row_bytes * (size_t)shape.n_rows;
+  struct dist_group *group = make_group(context, shape.n_rows, row_bytes, FAVOR_SCAN_AUTO);
+  struct dist_group *other = make_group(context, shape.n_rows, row_bytes, FAVOR_SCAN_AUTO);
+  struct operation scan = {
+      .bytes = bytes, .partial = malloc(bytes), .result = malloc(bytes), .expected = malloc(bytes)};
+  char *given = malloc(bytes), *into = malloc(bytes), *expected = malloc(bytes);
+  assert_all(scan.partial && scan.result && scan.expected && given && into && expected);
+  for (int from = 0; from < mpi_size(); from++) {
+    for (int to = 0; to < mpi_size(); to++) {
+      uint64_t seed = 3 + (uint64_t)(from * mpi_size() + to);
+      struct set set = draw_set(&axis, seed);
+      bool is_party = mpi_rank() == from || mpi_rank() == to, waits = is_receiver_early == (mpi_rank() == from);
+      dist_group_set(group, set.first, set.size);
+      fill_state(given, shape, mpi_rank(), seed);
+      memset(into, UNTOUCHED, bytes);
+      memset(expected, UNTOUCHED, bytes);
+      if (mpi_rank() == to) fill_state(expected, shape, from, seed);
+      enum favor_status status = FAVOR_OK;
+      int64_t sent = dist_group_bytes_sent(group);
+      if (is_party && !waits) status = dist_pass_begin(group, from, to, given, into);
+      MPI_Barrier(MPI_COMM_WORLD);
+      begin_operation(&scan, other, &axis, shape, seed);
+      if (waits && status == FAVOR_OK) status = dist_pass_begin(group, from, to, given, into);
+      bool is_scan_right = end_operation(&scan, other, true);
+      if (is_party && status == FAVOR_OK) status = dist_group_end(group);
+      bool is_right = status == FAVOR_OK && is_scan_right && memcmp(into, expected, bytes) == 0;
+      int64_t expected_sent = from != to && mpi_rank() == from ? (int64_t)bytes : 0;
+      assert_all(is_right && dist_group_bytes_sent(group) - sent == expected_sent);
+    }
+  }
+  free(scan.partial);
+  free(scan.result);
+  free(scan.expected);
+  free(given);
+  free(into);
+  free(expected);
+  dist_group_destroy(&group);
+  dist_group_destroy(&other);
+  favor_context_destroy(&context);
+}
+
+static void states_pass_between_any_two_ranks(void **state) {
+  (void)state;
+  for (int i = 0; i < 2; i++) {
+    check_passes(SMALL, i == 0);
+    check_passes((struct shape){64, 33, 3}, i == 0);
+  }
+}
+
 /* ---- what is chosen and what is sent ------------------------------------------------------------------------------
  */
-
-static struct dist_group *make_group(struct favor_context *context, int64_t n_rows, size_t row_bytes,
-                                     enum favor_scan scan) {
-  struct dist_group *group = NULL;
-  enum favor_status status = dist_group_create(context, 0, n_rows, row_bytes, scan, &group);
-  assert_all(status == FAVOR_OK);
-  return group;
-}
 
 static int64_t bytes_of_one_scan(enum favor_scan scan, struct shape shape) {
   struct favor_context *context = make_context();
@@ -214,11 +392,8 @@ static void bytes_sent_are_those_of_the_algorithm(void **state) {
   assert_all(bytes_of_one_scan(FAVOR_SCAN_DOUBLING, shape) == doubling);
 }
 
-/* Up a tree to rank 0 and down again: 2 (P - 1) states in all. */
-static void reduction_sends_two_states_a_rank(void **state) {
-  (void)state;
+static int64_t states_of_one_reduction(struct shape shape) {
   struct favor_context *context = make_context();
-  struct shape shape = SMALL;
   size_t row_bytes = binned_row_bytes(shape.width, shape.n_bins);
   struct dist_group *group = make_group(context, shape.n_rows, row_bytes, FAVOR_SCAN_AUTO);
   char *sum = malloc(row_bytes * (size_t)shape.n_rows);
@@ -227,10 +402,20 @@ static void reduction_sends_two_states_a_rank(void **state) {
   assert_all(dist_reduce_begin(group, sum) == FAVOR_OK && dist_group_end(group) == FAVOR_OK);
   double sent = (double)dist_group_bytes_sent(group);
   assert_all(dist_sum_double(context, &sent, 1) == FAVOR_OK);
-  assert_all(sent == 2.0 * (mpi_size() - 1) * (double)row_bytes * (double)shape.n_rows);
   free(sum);
   dist_group_destroy(&group);
   favor_context_destroy(&context);
+  return (int64_t)(sent / (double)row_bytes / (double)shape.n_rows);
+}
+
+/* Large states go by shares, there and back; small ones whole in each of log2 P rounds, with a fold and its end for the
+ * ranks beyond a power of two. */
+static void reductions_send_what_their_algorithm_does(void **state) {
+  (void)state;
+  int n_levels = 0, power = 1;
+  for (; 2 * power <= mpi_size(); power *= 2) n_levels++;
+  assert_all(states_of_one_reduction((struct shape){1021, 65, 2}) == 2 * (mpi_size() - 1));
+  assert_all(states_of_one_reduction((struct shape){2, 9, 2}) == n_levels * power + 2 * (mpi_size() - power));
 }
 
 static void cost_chooses_doubling_for_small_and_chain_for_large(void **state) {
@@ -294,8 +479,12 @@ int main(int argc, char **argv) {
       mpi_unit_test(several_groups_at_once),
       mpi_unit_test(nobody_in_a_group),
       mpi_unit_test(states_of_every_shape),
+      mpi_unit_test(sets_change_between_operations),
+      mpi_unit_test(sets_with_large_states),
+      mpi_unit_test(sets_of_several_axes),
+      mpi_unit_test(states_pass_between_any_two_ranks),
       mpi_unit_test(bytes_sent_are_those_of_the_algorithm),
-      mpi_unit_test(reduction_sends_two_states_a_rank),
+      mpi_unit_test(reductions_send_what_their_algorithm_does),
       mpi_unit_test(cost_chooses_doubling_for_small_and_chain_for_large),
       mpi_unit_test(first_rank_waits_for_nobody),
       mpi_unit_test(nothing_in_flight_is_done),

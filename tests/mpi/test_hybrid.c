@@ -164,7 +164,7 @@ static bool has_run(struct favor_context *context, const struct favor_problem *p
 static void *output_of(struct run_contexts *contexts, struct favor_problem problem, const struct case_tensors *t) {
   size_t bytes = run_out_bytes(&problem);
   void *out = malloc(bytes), *alone = malloc(bytes);
-  assert_all(has_run(contexts->world, &problem, t, mpi_size() % 2 ? RUN_EXECUTE : RUN_STEPS, out));
+  assert_all(has_run(contexts->world, &problem, t, mpi_size() % 2 ? RUN_EXECUTE : RUN_BLOCKS, out));
   run_gather(MPI_COMM_WORLD, out, bytes);
   problem.threads = 1;
   problem.grid_heads = problem.grid_tokens = 0;

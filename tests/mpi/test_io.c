@@ -243,20 +243,17 @@ static void test_datasets_elsewhere(void **state) {
 }
 
 /* A dataset that was never written has its fill value; one without tokens has nothing. */
-static void test_datasets_without_data(void **state) {
-  (void)state;
+static void check_without_data(const struct scratch *scratch, hsize_t user_block_bytes) {
   const hsize_t dims[2] = {4, 3}, no_tokens[2] = {0, 3};
   const float fill = 2.5f;
-  struct scratch scratch;
   struct favor_tensor *tensor;
   struct favor_tensor_shape shape;
   float data[12];
   bool is_filled = true;
-  scratch_begin(&scratch);
-  const char *path = scratch_path(&scratch, "in.h5");
+  const char *path = scratch_path(scratch, "in.h5");
   bool is_written = true;
   if (mpi_rank() == 0) {
-    hid_t file = create_file(path, 0), creation = H5Pcreate(H5P_DATASET_CREATE);
+    hid_t file = create_file(path, user_block_bytes), creation = H5Pcreate(H5P_DATASET_CREATE);
     H5Pset_fill_value(creation, H5T_NATIVE_FLOAT, &fill);
     is_written = put(file, "late", H5T_IEEE_F32LE, 2, dims, creation, H5T_NATIVE_FLOAT, NULL) &&
                  put(file, "none", H5T_IEEE_F32LE, 2, no_tokens, creation, H5T_NATIVE_FLOAT, NULL);
@@ -264,16 +261,24 @@ static void test_datasets_without_data(void **state) {
     H5Fclose(file);
   }
   assert_all(is_written);
-  assert_all(favor_tensor_open(scratch.context, path, "late", FAVOR_HEADS_FIRST, &tensor) == FAVOR_OK);
+  assert_all(favor_tensor_open(scratch->context, path, "late", FAVOR_HEADS_FIRST, &tensor) == FAVOR_OK);
   assert_all(favor_tensor_read(tensor, 0, 1, 0, 4, FAVOR_PRECISION_F32, data) == FAVOR_OK);
   for (int i = 0; i < 12; i++) is_filled = is_filled && data[i] == fill;
   assert_all(is_filled);
   close_everywhere(&tensor);
-  assert_all(favor_tensor_open(scratch.context, path, "none", FAVOR_HEADS_FIRST, &tensor) == FAVOR_OK);
+  assert_all(favor_tensor_open(scratch->context, path, "none", FAVOR_HEADS_FIRST, &tensor) == FAVOR_OK);
   favor_tensor_shape(tensor, &shape);
   assert_all(shape.tokens == 0 && shape.width == 3);
   assert_all(favor_tensor_read(tensor, 0, 1, 0, 0, FAVOR_PRECISION_F32, NULL) == FAVOR_OK);
   close_everywhere(&tensor);
+}
+
+static void test_datasets_without_data(void **state) {
+  (void)state;
+  struct scratch scratch;
+  scratch_begin(&scratch);
+  check_without_data(&scratch, 0);
+  check_without_data(&scratch, 512);
   scratch_end(&scratch);
 }
 

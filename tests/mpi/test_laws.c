@@ -472,7 +472,7 @@ static void refuse(const struct run_contexts *contexts, const struct favor_probl
                                          : case_value(&t, refusal->head, token);
   row[1] = refusal->value;
   char *out = malloc(run_out_bytes(problem));
-  for (int mode = RUN_EXECUTE; mode <= RUN_STEPS; mode++) {
+  for (int mode = RUN_EXECUTE; mode <= RUN_BLOCKS; mode++) {
     enum favor_status status = run_plan(plan, problem, &t, (enum run_mode)mode, out);
     const char *message = favor_context_message(contexts->world);
     bool is_named = names_it(message, refusal, token);

@@ -155,7 +155,7 @@ static void *run_everywhere(struct run_contexts *contexts, const struct favor_pr
   run_gather(MPI_COMM_WORLD, out, bytes);
   struct favor_problem changed = *problem;
   changed.threads = problem->is_causal ? 1 : 2;
-  bool is_same = mpi_rank() > 0 || run_problem(contexts->self, &changed, t, RUN_STEPS, other) == FAVOR_OK;
+  bool is_same = mpi_rank() > 0 || run_problem(contexts->self, &changed, t, RUN_BLOCKS, other) == FAVOR_OK;
   assert_all(is_same && (mpi_rank() > 0 || memcmp(out, other, bytes) == 0));
   changed.threads = 1;
   changed.grid_heads = 1;

@@ -58,7 +58,7 @@ static void check_method(enum favor_method method, enum favor_precision precisio
     struct favor_problem problem = problem_of(method, is_causal);
     problem.precision = precision;
     problem.threads = 2;
-    if (mode == RUN_STEPS) problem.block_tokens = 1;
+    if (mode == RUN_BLOCKS) problem.block_tokens = 1;
     struct case_tensors t;
     case_tensors_create(&problem, 3, 1, &t);
     size_t bytes = run_out_bytes(&problem);
@@ -89,13 +89,13 @@ static void check_method(enum favor_method method, enum favor_precision precisio
 static void mean_is_the_mean(void **state) {
   (void)state;
   check_method(FAVOR_METHOD_MEAN, FAVOR_PRECISION_F32, RUN_EXECUTE, 2e-5);
-  check_method(FAVOR_METHOD_MEAN, FAVOR_PRECISION_F64, RUN_STEPS, 1e-13);
+  check_method(FAVOR_METHOD_MEAN, FAVOR_PRECISION_F64, RUN_BLOCKS, 1e-13);
 }
 
 static void copy_is_a_copy(void **state) {
   (void)state;
   check_method(FAVOR_METHOD_COPY, FAVOR_PRECISION_F32, RUN_EXECUTE, 0);
-  check_method(FAVOR_METHOD_COPY, FAVOR_PRECISION_F64, RUN_STEPS, 0);
+  check_method(FAVOR_METHOD_COPY, FAVOR_PRECISION_F64, RUN_BLOCKS, 0);
 }
 
 /* Queries and keys have no say, however long; NaN in v is refused by name all the same. */

@@ -205,7 +205,7 @@ static void check_all_bits(const struct favor_problem *given, const struct case_
   problem.grid_heads = 1;
   problem.grid_tokens = mpi_size();
   problem.block_tokens = 512;
-  check_bits(&problem, t, RUN_STEPS, right);
+  check_bits(&problem, t, RUN_BLOCKS, right);
 }
 
 /* Key maxima, given back, give the same bytes from outputs that no later token changes. */
@@ -228,7 +228,7 @@ static void check_estimates(const struct favor_problem *given, const struct case
   struct favor_problem problem = *given;
   struct favor_plan *given_plan = NULL;
   problem.estimates = &estimates;
-  check_bits(&problem, t, RUN_STEPS, right);
+  check_bits(&problem, t, RUN_BLOCKS, right);
   assert_all(favor_plan_create(contexts.world, &problem, &given_plan) == FAVOR_OK);
   favor_plan_info(given_plan, &info);
   assert_all(info.is_strictly_causal == given->is_causal);
@@ -377,7 +377,7 @@ static void what_is_not_finite_is_refused(void **state) {
   case_tensors_create(&problem, 8, 1, &t);
   case_key(&t, 3, 2999)[2] = (double)NAN;
   void *out = malloc(run_out_bytes(&problem));
-  assert_all(run_problem(contexts.world, &problem, &t, RUN_STEPS, out) == FAVOR_EDATA);
+  assert_all(run_problem(contexts.world, &problem, &t, RUN_BLOCKS, out) == FAVOR_EDATA);
   assert_all(strstr(favor_context_message(contexts.world), "NaN in k, head 3, token 2999") != NULL);
   free(out);
   case_tensors_destroy(&t);

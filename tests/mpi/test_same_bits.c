@@ -147,9 +147,11 @@ static bool states_are_same(const struct run_contexts *contexts, const struct an
 /* ---- every way to run one problem -------------------------------------------------------------------------------- */
 
 /* One way: collective. */
-static void run_one_way(const struct run_contexts *contexts, const struct anchored *a, const struct favor_problem *way,
-                        enum run_mode mode, bool has_states) {
+static void run_one_way(const struct run_contexts *contexts, const struct anchored *a,
+                        const struct favor_problem *given, enum run_mode mode, bool has_states) {
   struct favor_plan *plan = NULL;
+  struct favor_problem problem = *given, *way = &problem;
+  if (!has_states) run_set_mode(&problem, mode); /* those of a streamed run are test_resume's */
   void *out = malloc(run_out_bytes(way) + 1);
   enum favor_status status = favor_plan_create(contexts->world, way, &plan);
   if (status == FAVOR_OK) status = run_plan(plan, way, &a->tensors, mode, out);
@@ -157,8 +159,9 @@ static void run_one_way(const struct run_contexts *contexts, const struct anchor
   assert_all(status == FAVOR_OK);
   struct favor_shard shard;
   favor_plan_shard(plan, &shard);
+  if (way->is_streamed) run_gather(MPI_COMM_WORLD, out, run_out_bytes(way));
   bool is_same = shard_is_same(way, &shard, out, a->out);
-  bool is_partition = shards_are_a_partition(way, &shard);
+  bool is_partition = way->is_streamed || shards_are_a_partition(way, &shard);
   bool has_same_states = !has_states || states_are_same(contexts, a, plan);
   if (!is_same || !is_partition || !has_same_states)
     print_error("rank %d: %s, grid %lldx%lld, scan %d, threads %d, block %lld, mode %d: tokens %lld to %lld\n",
@@ -186,7 +189,7 @@ static void run_every_grid(const struct run_contexts *contexts, const struct anc
       way.threads = 1 + (int)(turn % 3);
       way.scan = (enum favor_scan)(turn % 4);
       way.block_tokens = blocks[turn % 3];
-      run_one_way(contexts, a, &way, turn % 5 < 2 ? RUN_STEPS : RUN_EXECUTE, false);
+      run_one_way(contexts, a, &way, turn % 5 < 2 ? RUN_BLOCKS : RUN_EXECUTE, false);
     }
 }
 
@@ -199,7 +202,7 @@ static void run_every_scan(const struct run_contexts *contexts, const struct anc
     way.scan = (enum favor_scan)scan;
     way.threads = 1 + scan % 3;
     way.block_tokens = scan % 3 * run_tokens;
-    run_one_way(contexts, a, &way, scan % 2 == 0 ? RUN_STEPS : RUN_EXECUTE, true);
+    run_one_way(contexts, a, &way, scan % 2 == 0 ? RUN_BLOCKS : RUN_EXECUTE, true);
   }
 }
 
@@ -324,7 +327,7 @@ static void lengths_that_do_not_divide_of(const struct run_contexts *contexts, s
     struct favor_problem way = a.problem;
     way.grid_heads = 1;
     way.grid_tokens = mpi_size();
-    run_one_way(contexts, &a, &way, i % 2 == 0 ? RUN_EXECUTE : RUN_STEPS, true);
+    run_one_way(contexts, &a, &way, i % 2 == 0 ? RUN_EXECUTE : RUN_BLOCKS, true);
     anchored_destroy(&a);
   }
 }

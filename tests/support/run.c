@@ -97,7 +97,7 @@ static struct favor_input input_of(const struct block *block) {
   return (struct favor_input){block->data, block->head_stride, block->token_stride};
 }
 
-/* Gives the blocks of one token range to the library; index < 0: all at once, else that step. */
+/* Gives the blocks of one token range to the library; index < 0: all at once, else that block. */
 static enum favor_status run_range(struct favor_plan *plan, const struct favor_problem *problem,
                                    const struct case_tensors *t, enum run_mode mode, int64_t index, unsigned needs,
                                    int64_t token_begin, int64_t token_end, void *whole) {
@@ -115,10 +115,10 @@ static enum favor_status run_range(struct favor_plan *plan, const struct favor_p
   struct favor_input in_q = input_of(&q), in_k = input_of(&k), in_v = input_of(&v);
   struct favor_output in_out = {out.data, out.head_stride, out.token_stride};
   enum favor_status status =
-      index < 0
-          ? favor_plan_execute(plan, &in_q, &in_k, &in_v, &in_out)
-          : favor_plan_run_step(plan, index, needs & FAVOR_NEEDS_Q ? &in_q : NULL, needs & FAVOR_NEEDS_K ? &in_k : NULL,
-                                needs & FAVOR_NEEDS_V ? &in_v : NULL, needs & FAVOR_NEEDS_OUT ? &in_out : NULL);
+      index < 0 ? favor_plan_execute(plan, &in_q, &in_k, &in_v, &in_out)
+                : favor_plan_run_block(plan, index, needs & FAVOR_NEEDS_Q ? &in_q : NULL,
+                                       needs & FAVOR_NEEDS_K ? &in_k : NULL, needs & FAVOR_NEEDS_V ? &in_v : NULL,
+                                       needs & FAVOR_NEEDS_OUT ? &in_out : NULL);
   if (needs & FAVOR_NEEDS_OUT) block_unpack(problem, &out, whole);
   free(q.data);
   free(k.data);
@@ -127,15 +127,20 @@ static enum favor_status run_range(struct favor_plan *plan, const struct favor_p
   return status;
 }
 
-static enum favor_status run_steps(struct favor_plan *plan, const struct favor_problem *problem,
-                                   const struct case_tensors *t, void *whole) {
+void run_set_mode(struct favor_problem *problem, enum run_mode mode) { problem->is_streamed = mode == RUN_BLOCKS; }
+
+enum favor_status run_block(struct favor_plan *plan, const struct favor_problem *problem, const struct case_tensors *t,
+                            int64_t index, void *whole) {
+  struct favor_block block;
+  favor_plan_block(plan, index, &block);
+  return run_range(plan, problem, t, RUN_BLOCKS, index, block.needs, block.token_begin, block.token_end, whole);
+}
+
+static enum favor_status run_blocks(struct favor_plan *plan, const struct favor_problem *problem,
+                                    const struct case_tensors *t, void *whole) {
   favor_plan_begin(plan);
-  for (int64_t i = 0; i < favor_plan_n_steps(plan); i++) {
-    struct favor_step step;
-    favor_plan_step(plan, i, &step);
-    if (step.needs == 0) step.token_begin = step.token_end = 0;
-    /* What a step returns before the end is this rank's own affair: the end agrees on it. */
-    (void)run_range(plan, problem, t, RUN_STEPS, i, step.needs, step.token_begin, step.token_end, whole);
+  for (int64_t i = 0; i < favor_plan_n_blocks(plan); i++) {
+    if (run_block(plan, problem, t, i, whole) != FAVOR_OK) break;
   }
   return favor_plan_end(plan);
 }
@@ -143,7 +148,7 @@ static enum favor_status run_steps(struct favor_plan *plan, const struct favor_p
 enum favor_status run_plan(struct favor_plan *plan, const struct favor_problem *problem, const struct case_tensors *t,
                            enum run_mode mode, void *out) {
   memset(out, 0, run_out_bytes(problem));
-  if (mode == RUN_STEPS) return run_steps(plan, problem, t, out);
+  if (mode == RUN_BLOCKS) return run_blocks(plan, problem, t, out);
   struct favor_shard shard;
   favor_plan_shard(plan, &shard);
   return run_range(plan, problem, t, RUN_EXECUTE, -1, FAVOR_NEEDS_OUT, shard.token_begin, shard.token_end, out);
@@ -152,7 +157,9 @@ enum favor_status run_plan(struct favor_plan *plan, const struct favor_problem *
 enum favor_status run_problem(struct favor_context *context, const struct favor_problem *problem,
                               const struct case_tensors *t, enum run_mode mode, void *out) {
   struct favor_plan *plan = NULL;
-  enum favor_status status = favor_plan_create(context, problem, &plan);
+  struct favor_problem way = *problem;
+  run_set_mode(&way, mode);
+  enum favor_status status = favor_plan_create(context, &way, &plan);
   if (status == FAVOR_OK) status = run_plan(plan, problem, t, mode, out);
   favor_plan_destroy(&plan);
   return status;

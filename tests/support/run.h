@@ -18,16 +18,23 @@ void run_print(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 enum run_mode {
   RUN_EXECUTE, /* favor_plan_execute on arrays that are heads first */
-  RUN_STEPS    /* favor_plan_run_step, arrays that are tokens first and hold one step each */
+  RUN_BLOCKS   /* favor_plan_run_block, arrays that are tokens first and hold one block each; streamed */
 };
 
 size_t run_element_bytes(const struct favor_problem *problem);
 /* Of the whole out, [heads][N][E]. */
 size_t run_out_bytes(const struct favor_problem *problem);
 
+/* Says in the problem how it is run. */
+void run_set_mode(struct favor_problem *problem, enum run_mode mode);
+
 /* Collective over the plan's context. out is the whole tensor: this rank's rows are written, all others are zeroed. */
 enum favor_status run_plan(struct favor_plan *plan, const struct favor_problem *problem, const struct case_tensors *t,
                            enum run_mode mode, void *out);
+
+/* Collective: one block of a streamed plan; what it gives goes where it belongs in `whole`. */
+enum favor_status run_block(struct favor_plan *plan, const struct favor_problem *problem, const struct case_tensors *t,
+                            int64_t index, void *whole);
 
 /* Collective: create, run, destroy. */
 enum favor_status run_problem(struct favor_context *context, const struct favor_problem *problem,

@@ -1,0 +1,256 @@
+#include "plan/blocks.h"
+
+#include <string.h>
+
+#include "base/clock.h"
+
+static int64_t n_units(const struct favor_plan *plan) { return range_count(plan->units); }
+static size_t states_bytes(const struct favor_plan *plan) { return plan->unit_bytes * (size_t)n_units(plan); }
+static bool has_failed(const struct favor_plan *plan) { return dist_has_failed(plan->context); }
+
+static void clear(struct favor_plan *plan, void *rows) {
+  binned_clear(rows, n_units(plan) * plan->engine.shape.features, plan->engine.shape.value_width + 1,
+               plan->engine.n_bins);
+}
+
+static void absorb(struct favor_plan *plan, const struct step_arrays *arrays, struct range range, enum slot slot) {
+  if (range_count(range) == 0 || has_failed(plan)) return;
+  const double begin = clock_now_s();
+  execute_absorb(plan, arrays, range, slot);
+  plan_refuse(plan->context, &plan->refusal);
+  plan->times.features_state_s += clock_now_s() - begin;
+}
+
+static void emit(struct favor_plan *plan, const struct step_arrays *arrays, struct range range, enum slot slot,
+                 bool has_keys) {
+  if (range_count(range) == 0 || has_failed(plan)) return;
+  const double begin = clock_now_s();
+  execute_emit(plan, arrays, range, slot, has_keys);
+  plan_refuse(plan->context, &plan->refusal);
+  plan->times.output_s += clock_now_s() - begin;
+}
+
+/* Lets the states on their way advance. */
+static void progress(struct favor_plan *plan) {
+  const double begin = clock_now_s();
+  for (int parity = 0; parity < 2; parity++) {
+    bool is_done;
+    if (plan->groups[parity]) dist_group_progress(plan->groups[parity], &is_done);
+  }
+  plan->times.reduce_s += clock_now_s() - begin;
+}
+
+static void end(struct favor_plan *plan, int parity) {
+  const double begin = clock_now_s();
+  dist_group_end(plan->groups[parity]);
+  plan->times.reduce_s += clock_now_s() - begin;
+}
+
+/* Outputs of whole segments, or when causal of what follows on the slot's states, with pauses in which states on their
+ * way advance. */
+static void emit_own(struct favor_plan *plan, const struct step_arrays *arrays, struct range range) {
+  enum { PIECE_RUNS = 64 };
+  bool is_cut = plan->schedule.may_meet;
+  for (int64_t begin = range.begin, stop; begin < range.end; begin = stop) {
+    stop = range.end;
+    if (is_cut && range.end - begin > PIECE_RUNS * plan->tokens.run_tokens) {
+      stop = begin + PIECE_RUNS * plan->tokens.run_tokens;
+      stop =
+          plan->problem.is_causal ? tokens_run_floor(&plan->tokens, stop) : tokens_segment(&plan->tokens, stop).begin;
+      if (stop <= begin) stop = tokens_segment(&plan->tokens, begin).end;
+    }
+    emit(plan, arrays, (struct range){begin, stop}, SLOT_OWN, true);
+    progress(plan);
+  }
+}
+
+/* Who meets whom in a window. */
+static void find_spans(struct favor_plan *plan, struct range window) {
+  const struct schedule *schedule = &plan->schedule;
+  tokens_spans(schedule->tokens, window, schedule->n_parts, schedule->part, plan->spans);
+  for (int parity = 0; parity < 2; parity++) {
+    const struct span *span = &plan->spans[parity];
+    if (!plan->groups[parity]) continue;
+    dist_group_set(plan->groups[parity], span->is_member ? (int)span->first_part : 0,
+                   span->is_member ? (int)span->n_parts : 0);
+  }
+}
+
+/* The part of a share before its first own segment, and from its last on, that belong to spans. */
+static struct range own_segments(const struct favor_plan *plan, struct range share) {
+  for (int i = 0; i < 2; i++) {
+    const struct span *span = &plan->spans[i];
+    if (!span->is_member) continue;
+    if (!span->is_first) share.begin = span->piece.end;
+    if (span->is_first) share.end = span->piece.begin;
+  }
+  if (share.end < share.begin) share.end = share.begin;
+  return share;
+}
+
+/* ---- bidirectional ---- */
+
+static void bidirectional_block(struct favor_plan *plan, const struct step_arrays *arrays, struct range share) {
+  for (int parity = 0; parity < 2; parity++) {
+    if (!plan->spans[parity].is_member) continue;
+    clear(plan, plan->rows[SLOT_SPAN_0 + parity]);
+    absorb(plan, arrays, plan->spans[parity].piece, SLOT_SPAN_0 + parity);
+  }
+  for (int parity = 0; parity < 2; parity++) {
+    if (plan->spans[parity].is_member) dist_reduce_begin(plan->groups[parity], plan->rows[SLOT_SPAN_0 + parity]);
+  }
+  emit_own(plan, arrays, own_segments(plan, share));
+  for (int parity = 0; parity < 2; parity++) {
+    if (!plan->spans[parity].is_member) continue;
+    end(plan, parity);
+    emit(plan, arrays, plan->spans[parity].piece, SLOT_SPAN_0 + parity, false);
+    progress(plan);
+  }
+}
+
+/* Where the keys of a segment that is longer than a block are summed up. */
+static enum slot long_slot(const struct favor_plan *plan) {
+  return plan->schedule.n_parts > 1 ? SLOT_SPAN_0 : SLOT_OWN;
+}
+
+void blocks_absorb(struct favor_plan *plan, const struct step_arrays *arrays, const struct planned_block *block) {
+  const struct schedule *schedule = &plan->schedule;
+  if (schedule->part < 0) return;
+  plan->is_met = false;
+  if (tokens_segment(schedule->tokens, block->window.begin).begin == block->window.begin) {
+    clear(plan, plan->rows[long_slot(plan)]);
+  }
+  absorb(plan, arrays, tokens_share(schedule->tokens, block->window, schedule->n_parts, schedule->part),
+         long_slot(plan));
+}
+
+/* All parts' sums of `rows`, which are then everybody's. */
+static void meet(struct favor_plan *plan, void *rows) {
+  dist_group_set(plan->groups[0], 0, (int)plan->schedule.n_parts);
+  dist_reduce_begin(plan->groups[0], rows);
+  end(plan, 0);
+}
+
+void blocks_emit(struct favor_plan *plan, const struct step_arrays *arrays, const struct planned_block *block) {
+  const struct schedule *schedule = &plan->schedule;
+  if (schedule->part < 0) return;
+  if (!plan->is_met && schedule->n_parts > 1) meet(plan, plan->rows[SLOT_SPAN_0]);
+  plan->is_met = true;
+  emit(plan, arrays, tokens_share(schedule->tokens, block->window, schedule->n_parts, schedule->part), long_slot(plan),
+       false);
+}
+
+/* ---- causal ----
+ *
+ * The state at the end of a block goes back to the first part, which starts the next one: it is on its way meanwhile.
+ */
+
+static bool is_inside_segment(const struct favor_plan *plan, int64_t token) {
+  return token < plan->tokens.n_tokens && tokens_segment(&plan->tokens, token).begin < token;
+}
+
+/* Does the state at the end of a window matter? At the end of a streamed run it may be asked for. */
+static bool is_wanted_at(const struct favor_plan *plan, int64_t token) {
+  return is_inside_segment(plan, token) || (plan->problem.is_streamed && token == plan->tokens.n_tokens);
+}
+
+/* The last part that has some of the window. */
+static int64_t last_part(const struct favor_plan *plan, struct range window) {
+  int64_t part = plan->schedule.n_parts - 1;
+  while (part > 0 && range_count(tokens_share(&plan->tokens, window, plan->schedule.n_parts, part)) == 0) part--;
+  return part;
+}
+
+/* On the first part and the last: the last's state starts on its way. */
+static void carry_begin(struct favor_plan *plan, int64_t last, const void *state) {
+  bool is_party = plan->schedule.part == 0 || plan->schedule.part == last;
+  if (last == 0 || !is_party) return;
+  dist_pass_begin(plan->groups[0], (int)last, 0, state, plan->received[0]);
+  plan->is_carried = true;
+}
+
+static void carry_end(struct favor_plan *plan) {
+  if (!plan->is_carried) return;
+  end(plan, 0);
+  if (plan->schedule.part == 0) memcpy(plan->rows[SLOT_OWN], plan->received[0], states_bytes(plan));
+  plan->is_carried = false;
+}
+
+/* What others need to know of this part's keys. */
+static void absorb_spans(struct favor_plan *plan, const struct step_arrays *arrays, struct range window) {
+  for (int parity = 0; parity < 2; parity++) {
+    const struct span *span = &plan->spans[parity];
+    if (!span->is_member) continue;
+    void *partial = plan->rows[SLOT_SPAN_0 + parity];
+    if (span->is_first && span->piece.begin == window.begin && is_inside_segment(plan, window.begin)) {
+      memcpy(partial, plan->rows[SLOT_OWN], states_bytes(plan)); /* what came before the window */
+    } else {
+      clear(plan, partial);
+    }
+    /* The last of a span has nobody to tell but the next block. */
+    bool is_needed = !span->is_last || (span->piece.end == window.end && is_wanted_at(plan, window.end));
+    if (is_needed) absorb(plan, arrays, span->piece, SLOT_SPAN_0 + parity);
+  }
+}
+
+static void causal_block(struct favor_plan *plan, const struct step_arrays *arrays, struct range window,
+                         struct range share) {
+  const int64_t last = last_part(plan, window);
+  const bool goes_on = is_wanted_at(plan, window.end);
+  const struct span *waiting = NULL;
+  absorb_spans(plan, arrays, window);
+  for (int parity = 0; parity < 2; parity++) {
+    const struct span *span = &plan->spans[parity];
+    if (!span->is_member) continue;
+    dist_scan_begin(plan->groups[parity], plan->rows[SLOT_SPAN_0 + parity], plan->received[parity]);
+    if (!span->is_first) waiting = span;
+  }
+  emit_own(plan, arrays, (struct range){waiting ? waiting->piece.end : share.begin, share.end});
+  for (int parity = 0; parity < 2; parity++) {
+    if (plan->spans[parity].is_member) end(plan, parity);
+  }
+  bool is_in_span = false; /* the end of the window, on the last part */
+  if (waiting) {
+    const int64_t parity = waiting - plan->spans;
+    void *total = plan->rows[SLOT_SPAN_0 + parity];
+    is_in_span = waiting->piece.end == window.end;
+    memcpy(plan->rows[SLOT_WAITING], plan->received[parity], states_bytes(plan));
+    if (goes_on && plan->schedule.part == last && is_in_span) {
+      binned_merge(plan->received[parity], total, n_units(plan) * plan->engine.shape.features);
+      carry_begin(plan, last, total);
+    }
+    emit(plan, arrays, waiting->piece, SLOT_WAITING, true);
+  }
+  if (goes_on && !(plan->schedule.part == last && is_in_span)) carry_begin(plan, last, plan->rows[SLOT_OWN]);
+}
+
+void blocks_attend(struct favor_plan *plan, const struct step_arrays *arrays, const struct planned_block *block) {
+  const struct schedule *schedule = &plan->schedule;
+  if (schedule->part < 0) return;
+  carry_end(plan);
+  find_spans(plan, block->window);
+  struct range share = tokens_share(schedule->tokens, block->window, schedule->n_parts, schedule->part);
+  if (plan->problem.is_causal) {
+    causal_block(plan, arrays, block->window, share);
+  } else {
+    bidirectional_block(plan, arrays, share);
+  }
+}
+
+/* ---- what goes on ---- */
+
+void *blocks_carried(struct favor_plan *plan) {
+  return plan->rows[plan->problem.is_causal ? SLOT_OWN : long_slot(plan)];
+}
+
+void blocks_end(struct favor_plan *plan) { carry_end(plan); }
+
+void *blocks_gather(struct favor_plan *plan) {
+  if (plan->schedule.part < 0) return NULL;
+  carry_end(plan);
+  void *rows = blocks_carried(plan);
+  if (plan->problem.is_causal || plan->is_met || plan->schedule.n_parts == 1) return rows;
+  memcpy(plan->received[0], rows, states_bytes(plan));
+  meet(plan, plan->received[0]);
+  return plan->received[0];
+}
