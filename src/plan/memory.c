@@ -5,9 +5,10 @@
 #include "base/memory.h"
 #include "plan/method.h"
 
-/* A streamed block, of which the caller may hold several. */
+/* A streamed block, for each thread. What was read ahead should still be in a cache when it is computed: 2^21 tokens of
+ * 4 heads on 2 ranks, bidirectional, took 5.4 s in blocks of 6 MiB, 6.7 s in 30 MiB and 7.2 s in 60 MiB. */
 #define LEAST_BLOCK_BYTES (INT64_C(4) << 20)
-#define MOST_BLOCK_BYTES (INT64_C(32) << 20)
+#define MOST_BLOCK_BYTES (INT64_C(6) << 20)
 
 static int64_t n_units(const struct favor_plan *plan) { return range_count(plan->units); }
 
@@ -79,12 +80,12 @@ static int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
-/* Bytes of a block where no bound says less: small ones, so that reads and writes at a run's ends are a small part of
- * it, unless states meet after each, which should cost little beside it. */
+/* Bytes of a block where no bound says less: small ones, unless states meet after each, which should cost little beside
+ * it. */
 static int64_t wanted_block_bytes(const struct favor_plan *plan, int64_t token_bytes) {
   enum { N_BLOCKS = 16, STATES_OF_BLOCK = 64 };
   const struct schedule *schedule = &plan->schedule;
-  int64_t least = LEAST_BLOCK_BYTES, most = MOST_BLOCK_BYTES;
+  int64_t least = plan->threads * LEAST_BLOCK_BYTES, most = plan->threads * MOST_BLOCK_BYTES;
   if (schedule->may_meet) least = larger(least, STATES_OF_BLOCK * (int64_t)plan->unit_bytes * n_units(plan));
   return smaller(larger(least, schedule->tokens->n_tokens / schedule->n_parts / N_BLOCKS * token_bytes),
                  larger(least, most));
