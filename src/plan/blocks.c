@@ -13,7 +13,7 @@ static void clear(struct favor_plan *plan, void *rows) {
                plan->engine.n_bins);
 }
 
-static void absorb(struct favor_plan *plan, const struct step_arrays *arrays, struct range range, enum slot slot) {
+static void absorb(struct favor_plan *plan, const struct block_arrays *arrays, struct range range, enum slot slot) {
   if (range_count(range) == 0 || has_failed(plan)) return;
   const double begin = clock_now_s();
   execute_absorb(plan, arrays, range, slot);
@@ -21,7 +21,7 @@ static void absorb(struct favor_plan *plan, const struct step_arrays *arrays, st
   plan->times.features_state_s += clock_now_s() - begin;
 }
 
-static void emit(struct favor_plan *plan, const struct step_arrays *arrays, struct range range, enum slot slot,
+static void emit(struct favor_plan *plan, const struct block_arrays *arrays, struct range range, enum slot slot,
                  bool has_keys) {
   if (range_count(range) == 0 || has_failed(plan)) return;
   const double begin = clock_now_s();
@@ -48,7 +48,7 @@ static void end(struct favor_plan *plan, int parity) {
 
 /* Outputs of whole segments, or when causal of what follows on the slot's states, with pauses in which states on their
  * way advance. */
-static void emit_own(struct favor_plan *plan, const struct step_arrays *arrays, struct range range) {
+static void emit_own(struct favor_plan *plan, const struct block_arrays *arrays, struct range range) {
   enum { PIECE_RUNS = 64 };
   bool is_cut = plan->schedule.may_meet;
   for (int64_t begin = range.begin, stop; begin < range.end; begin = stop) {
@@ -90,7 +90,7 @@ static struct range own_segments(const struct favor_plan *plan, struct range sha
 
 /* ---- bidirectional ---- */
 
-static void bidirectional_block(struct favor_plan *plan, const struct step_arrays *arrays, struct range share) {
+static void bidirectional_block(struct favor_plan *plan, const struct block_arrays *arrays, struct range share) {
   for (int parity = 0; parity < 2; parity++) {
     if (!plan->spans[parity].is_member) continue;
     clear(plan, plan->rows[SLOT_SPAN_0 + parity]);
@@ -113,7 +113,7 @@ static enum slot long_slot(const struct favor_plan *plan) {
   return plan->schedule.n_parts > 1 ? SLOT_SPAN_0 : SLOT_OWN;
 }
 
-void blocks_absorb(struct favor_plan *plan, const struct step_arrays *arrays, const struct planned_block *block) {
+void blocks_absorb(struct favor_plan *plan, const struct block_arrays *arrays, const struct planned_block *block) {
   const struct schedule *schedule = &plan->schedule;
   if (schedule->part < 0) return;
   plan->is_met = false;
@@ -131,7 +131,7 @@ static void meet(struct favor_plan *plan, void *rows) {
   end(plan, 0);
 }
 
-void blocks_emit(struct favor_plan *plan, const struct step_arrays *arrays, const struct planned_block *block) {
+void blocks_emit(struct favor_plan *plan, const struct block_arrays *arrays, const struct planned_block *block) {
   const struct schedule *schedule = &plan->schedule;
   if (schedule->part < 0) return;
   if (!plan->is_met && schedule->n_parts > 1) meet(plan, plan->rows[SLOT_SPAN_0]);
@@ -177,7 +177,7 @@ static void carry_end(struct favor_plan *plan) {
 }
 
 /* What others need to know of this part's keys. */
-static void absorb_spans(struct favor_plan *plan, const struct step_arrays *arrays, struct range window) {
+static void absorb_spans(struct favor_plan *plan, const struct block_arrays *arrays, struct range window) {
   for (int parity = 0; parity < 2; parity++) {
     const struct span *span = &plan->spans[parity];
     if (!span->is_member) continue;
@@ -193,7 +193,7 @@ static void absorb_spans(struct favor_plan *plan, const struct step_arrays *arra
   }
 }
 
-static void causal_block(struct favor_plan *plan, const struct step_arrays *arrays, struct range window,
+static void causal_block(struct favor_plan *plan, const struct block_arrays *arrays, struct range window,
                          struct range share) {
   const int64_t last = last_part(plan, window);
   const bool goes_on = is_wanted_at(plan, window.end);
@@ -224,7 +224,7 @@ static void causal_block(struct favor_plan *plan, const struct step_arrays *arra
   if (goes_on && !(plan->schedule.part == last && is_in_span)) carry_begin(plan, last, plan->rows[SLOT_OWN]);
 }
 
-void blocks_attend(struct favor_plan *plan, const struct step_arrays *arrays, const struct planned_block *block) {
+void blocks_attend(struct favor_plan *plan, const struct block_arrays *arrays, const struct planned_block *block) {
   const struct schedule *schedule = &plan->schedule;
   if (schedule->part < 0) return;
   carry_end(plan);

@@ -5,9 +5,9 @@
 #include "plan/execute.h"
 
 /* Collective along the token axis, where it has several ranks. Errors stay with the context. */
-void blocks_attend(struct favor_plan *plan, const struct step_arrays *arrays, const struct planned_block *block);
-void blocks_absorb(struct favor_plan *plan, const struct step_arrays *arrays, const struct planned_block *block);
-void blocks_emit(struct favor_plan *plan, const struct step_arrays *arrays, const struct planned_block *block);
+void blocks_attend(struct favor_plan *plan, const struct block_arrays *arrays, const struct planned_block *block);
+void blocks_absorb(struct favor_plan *plan, const struct block_arrays *arrays, const struct planned_block *block);
+void blocks_emit(struct favor_plan *plan, const struct block_arrays *arrays, const struct planned_block *block);
 
 /* Collective along the token axis: the states with which the next block goes on, on the first rank of a row of the
  * grid. Valid until then; the next block finds all as if nothing had been asked. */

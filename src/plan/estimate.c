@@ -329,7 +329,7 @@ static void derive(struct favor_plan *plan, int64_t unit) {
             (long long)(plan->units.begin + unit));
 }
 
-enum favor_status estimate_step(struct favor_plan *plan) {
+enum favor_status estimate_meet(struct favor_plan *plan) {
   struct estimate *estimate = &plan->estimate;
   plan->outcome = dist_agree(plan->context, DIST_SITE_ESTIMATE, 0, "");
   if (plan->outcome != FAVOR_OK) return plan->outcome;

@@ -57,6 +57,6 @@ void estimate_make_group(struct favor_plan *plan);
 /* Forgets what was measured. */
 void estimate_begin(struct favor_plan *plan);
 /* Collective: the moments of all ranks of a row of the grid, and what follows from them. */
-enum favor_status estimate_step(struct favor_plan *plan);
+enum favor_status estimate_meet(struct favor_plan *plan);
 
 #endif

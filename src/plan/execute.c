@@ -66,26 +66,26 @@ enum favor_status plan_refuse(struct favor_context *context, const struct refusa
 }
 
 /* A rank that failed, or whose input cannot be computed with, tells the others before they need its tokens. */
-static void attend_whole(struct favor_plan *plan, const struct step_arrays *arrays) {
+static void attend_whole(struct favor_plan *plan, const struct block_arrays *arrays) {
   execute_check(plan, arrays, plan->schedule.shard);
   plan_refuse(plan->context, &plan->refusal);
   plan->outcome = dist_agree(plan->context, DIST_SITE_ATTEND, 0, "");
   if (plan->outcome == FAVOR_OK) plan->method->attend(plan, arrays);
 }
 
-static void measure(struct favor_plan *plan, const struct step_arrays *arrays, struct range range, bool is_last) {
+static void measure(struct favor_plan *plan, const struct block_arrays *arrays, struct range range, bool is_last) {
   double begin = clock_now_s();
   if (range_count(range) > 0) (plan->key_max.is_measured ? execute_key_max : execute_measure)(plan, arrays, range);
   plan_refuse(plan->context, &plan->refusal);
   plan->times.features_state_s += clock_now_s() - begin;
   if (!is_last) return;
   begin = clock_now_s();
-  (plan->key_max.is_measured ? key_max_step : estimate_step)(plan);
+  (plan->key_max.is_measured ? key_max_meet : estimate_meet)(plan);
   plan->times.reduce_s += clock_now_s() - begin;
 }
 
 /* What has no states: all of its time is output. */
-static void run_stateless(struct favor_plan *plan, const struct step_arrays *arrays, enum block_kind kind,
+static void run_stateless(struct favor_plan *plan, const struct block_arrays *arrays, enum block_kind kind,
                           struct range range) {
   const double begin = clock_now_s();
   if (kind == BLOCK_WHOLE) attend_whole(plan, arrays);
@@ -105,7 +105,7 @@ enum favor_status favor_plan_run_block(struct favor_plan *plan, int64_t index, c
   struct favor_block own;
   schedule_own(&plan->schedule, block, &own);
   const struct range range = {own.token_begin, own.token_end};
-  const struct step_arrays arrays = {.begin = own.token_begin, .q = q, .k = k, .v = v, .out = out};
+  const struct block_arrays arrays = {.begin = own.token_begin, .q = q, .k = k, .v = v, .out = out};
   switch (block->kind) {
   case BLOCK_MEASURE:
     measure(plan, &arrays, range, block->is_last_measure);

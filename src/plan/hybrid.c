@@ -240,7 +240,7 @@ static void copy_own(const struct favor_plan *plan, const struct favor_input *x,
   }
 }
 
-static enum favor_status gather_reach(const struct favor_plan *plan, const struct step_arrays *arrays) {
+static enum favor_status gather_reach(const struct favor_plan *plan, const struct block_arrays *arrays) {
   struct hybrid_data *data = data_of(plan);
   struct dist_piece *sends = data->pieces, *receives = sends + data->n_pieces;
   int64_t n_sends, n_receives;
@@ -379,7 +379,7 @@ static enum favor_status find_states(struct favor_plan *plan, int direction) {
 /* ---- outputs ---------------------------------------------------------------------------------------------------- */
 
 /* The part of a segment in a chunk; its states are those at the chunk's cuts where the segment goes on there. */
-static void attend_piece(const struct favor_plan *plan, const struct step_arrays *arrays, int64_t unit, int64_t chunk,
+static void attend_piece(const struct favor_plan *plan, const struct block_arrays *arrays, int64_t unit, int64_t chunk,
                          struct range piece) {
   const struct engine *engine = &plan->engine;
   const struct hybrid_data *data = data_of(plan);
@@ -416,7 +416,8 @@ static void attend_piece(const struct favor_plan *plan, const struct step_arrays
   hybrid_attend(&data->hybrid, &thread.worker, &stretch, from - segment.begin, rows);
 }
 
-static void attend_chunk(const struct favor_plan *plan, const struct step_arrays *arrays, int64_t unit, int64_t chunk) {
+static void attend_chunk(const struct favor_plan *plan, const struct block_arrays *arrays, int64_t unit,
+                         int64_t chunk) {
   const struct range part = chunk_at(plan, chunk);
   for (int64_t begin = part.begin; begin < part.end;) {
     const struct range piece = {begin, smaller(tokens_segment(&plan->tokens, begin).end, part.end)};
@@ -432,7 +433,7 @@ static void copy_projection(struct favor_plan *plan) {
   for (int64_t i = 0; i < count; i++) set_real(engine, data_of(plan)->projection, i, plan->projection[i]);
 }
 
-static void attend(struct favor_plan *plan, const struct step_arrays *arrays) {
+static void attend(struct favor_plan *plan, const struct block_arrays *arrays) {
   if (!plan->axis || n_units(plan) == 0) return;
   copy_projection(plan);
   if (gather_reach(plan, arrays) != FAVOR_OK) return;

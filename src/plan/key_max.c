@@ -86,8 +86,8 @@ void key_max_begin(struct favor_plan *plan) {
   for (int64_t i = 0; i < n_key_heads(&plan->problem); i++) key_max->all[i] = -INFINITY;
 }
 
-/* A part of a step's keys of one key head. */
-static void add_piece(struct favor_plan *plan, const struct step_arrays *arrays, int64_t unit, struct range piece) {
+/* A part of a block's keys of one key head. */
+static void add_piece(struct favor_plan *plan, const struct block_arrays *arrays, int64_t unit, struct range piece) {
   const struct engine *engine = &plan->engine;
   const struct favor_input *k = arrays->k;
   const void *head = row_in(engine, k->data, k->head_stride, unit);
@@ -106,7 +106,7 @@ static void add_piece(struct favor_plan *plan, const struct step_arrays *arrays,
   }
 }
 
-void execute_key_max(struct favor_plan *plan, const struct step_arrays *arrays, struct range range) {
+void execute_key_max(struct favor_plan *plan, const struct block_arrays *arrays, struct range range) {
   const int64_t tokens = range_count(range), n_pieces = PIECES_A_THREAD * plan->threads;
 #pragma omp parallel num_threads(plan->threads)
   {
@@ -121,7 +121,7 @@ void execute_key_max(struct favor_plan *plan, const struct step_arrays *arrays, 
   }
 }
 
-enum favor_status key_max_step(struct favor_plan *plan) {
+enum favor_status key_max_meet(struct favor_plan *plan) {
   struct key_max *key_max = &plan->key_max;
   const int64_t n_heads = n_key_heads(&plan->problem);
   plan->outcome = dist_agree(plan->context, DIST_SITE_ESTIMATE, 0, "");

@@ -30,6 +30,6 @@ void key_max_free(struct key_max *key_max);
 /* Forgets what was measured. */
 void key_max_begin(struct favor_plan *plan);
 /* Collective over the context: the largest of all ranks, into the plan's weights. */
-enum favor_status key_max_step(struct favor_plan *plan);
+enum favor_status key_max_meet(struct favor_plan *plan);
 
 #endif

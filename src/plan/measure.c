@@ -9,7 +9,7 @@ enum { PIECES_A_THREAD = 4 };
 /* A range of one key head's tokens, from the start of a run. */
 struct work {
   struct favor_plan *plan;
-  const struct step_arrays *arrays;
+  const struct block_arrays *arrays;
   int64_t unit;
   struct range range;
 };
@@ -72,7 +72,7 @@ static void measure_range(const struct work *work) {
   }
 }
 
-void execute_measure(struct favor_plan *plan, const struct step_arrays *arrays, struct range range) {
+void execute_measure(struct favor_plan *plan, const struct block_arrays *arrays, struct range range) {
   const int64_t units = range_count(plan->units), n_pieces = PIECES_A_THREAD * plan->threads;
 #pragma omp parallel num_threads(plan->threads)
   {

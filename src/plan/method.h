@@ -20,9 +20,9 @@ struct method {
   void (*allocate)(struct favor_plan *plan);
   /* Collective over the context (ranks that own nothing take part): all inputs are finite, and nothing has failed on
    * any rank. May record FAVOR_EMPI and nothing else; allocates nothing. */
-  void (*attend)(struct favor_plan *plan, const struct step_arrays *arrays);
+  void (*attend)(struct favor_plan *plan, const struct block_arrays *arrays);
   double (*flops)(const struct favor_plan *plan); /* of the whole problem */
-  bool has_states;                                /* of features, if not ones that outlast the step */
+  bool has_states;                                /* of features, if not ones that outlast the block */
 };
 
 extern const struct method method_hybrid;
@@ -30,13 +30,13 @@ extern const struct method method_hybrid;
 /* NULL: the problem is solved with states, or needs nothing. */
 const struct method *method_of(const struct favor_problem *problem);
 
-/* The row of a head (counted from the rank's first) and a token, in an input or in the output of the step. */
-static inline const void *method_rows(const struct favor_plan *plan, const struct step_arrays *arrays,
+/* The row of a head (counted from the rank's first) and a token, in an input or in the output of the block. */
+static inline const void *method_rows(const struct favor_plan *plan, const struct block_arrays *arrays,
                                       const struct favor_input *x, int64_t head, int64_t token) {
   const void *rows = row_in(&plan->engine, x->data, x->head_stride, head);
   return row_in(&plan->engine, rows, x->token_stride, token - arrays->begin);
 }
-static inline void *method_out(const struct favor_plan *plan, const struct step_arrays *arrays, int64_t head,
+static inline void *method_out(const struct favor_plan *plan, const struct block_arrays *arrays, int64_t head,
                                int64_t token) {
   void *rows = row_out(&plan->engine, arrays->out->data, arrays->out->head_stride, head);
   return row_out(&plan->engine, rows, arrays->out->token_stride, token - arrays->begin);

@@ -108,7 +108,7 @@ static char *packed_at(const struct run *run, const struct block *block, int64_t
 }
 
 /* The owner's own keys into the block. */
-static void pack_block(struct favor_plan *plan, const struct step_arrays *arrays, const struct block *block) {
+static void pack_block(struct favor_plan *plan, const struct block_arrays *arrays, const struct block *block) {
   struct run *run = plan->method_data;
   const struct engine *engine = &plan->engine;
   const struct favor_input *k = arrays->k, *v = arrays->v;
@@ -130,7 +130,7 @@ static void pack_block(struct favor_plan *plan, const struct step_arrays *arrays
   }
 }
 
-static struct exact_queries queries_at(const struct favor_plan *plan, const struct step_arrays *arrays, int64_t head,
+static struct exact_queries queries_at(const struct favor_plan *plan, const struct block_arrays *arrays, int64_t head,
                                        int64_t tile) {
   const struct run *run = plan->method_data;
   const struct engine *engine = &plan->engine;
@@ -144,7 +144,7 @@ static struct exact_queries queries_at(const struct favor_plan *plan, const stru
 }
 
 /* A block into one tile of queries. */
-static void fold_block(const struct favor_plan *plan, const struct step_arrays *arrays, const struct block *block,
+static void fold_block(const struct favor_plan *plan, const struct block_arrays *arrays, const struct block *block,
                        int64_t head, int64_t tile) {
   const struct run *run = plan->method_data;
   struct exact_queries queries = queries_at(plan, arrays, head, tile);
@@ -176,7 +176,7 @@ static int64_t find_tile(const struct run *run, int64_t token) {
 enum phase { PHASE_BEGIN, PHASE_FOLD, PHASE_EMIT };
 
 /* A phase of all tiles of queries, or of those that see the block. */
-static void for_queries(struct favor_plan *plan, const struct step_arrays *arrays, enum phase phase,
+static void for_queries(struct favor_plan *plan, const struct block_arrays *arrays, enum phase phase,
                         const struct block *block) {
   const struct run *run = plan->method_data;
   const struct engine *engine = &plan->engine;
@@ -205,7 +205,7 @@ static void for_queries(struct favor_plan *plan, const struct step_arrays *array
   }
 }
 
-static void attend(struct favor_plan *plan, const struct step_arrays *arrays) {
+static void attend(struct favor_plan *plan, const struct block_arrays *arrays) {
   struct run *run = plan->method_data;
   if (n_units(plan) == 0) return; /* nor have the other ranks of these heads any */
   for_queries(plan, arrays, PHASE_BEGIN, NULL);

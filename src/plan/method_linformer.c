@@ -191,7 +191,7 @@ static struct linformer linformer_of(const struct favor_plan *plan, int64_t unit
 }
 
 /* The rank's own tokens of a segment into rows [units][M]. */
-static void absorb(struct favor_plan *plan, const struct step_arrays *arrays, struct range segment, char *rows) {
+static void absorb(struct favor_plan *plan, const struct block_arrays *arrays, struct range segment, char *rows) {
   const struct run *run = plan->method_data;
   const struct range own = range_meet(segment, plan->schedule.shard);
   const int64_t n_blocks = (run->rows + LINFORMER_BLOCK_ROWS - 1) / LINFORMER_BLOCK_ROWS;
@@ -244,7 +244,7 @@ static void pack(const struct favor_plan *plan, int64_t unit, const char *rows) 
   }
 }
 
-static void attend_tile(const struct favor_plan *plan, const struct step_arrays *arrays, int64_t head,
+static void attend_tile(const struct favor_plan *plan, const struct block_arrays *arrays, int64_t head,
                         struct range tokens) {
   const struct run *run = plan->method_data;
   const size_t thread = (size_t)omp_get_thread_num();
@@ -261,7 +261,7 @@ static void attend_tile(const struct favor_plan *plan, const struct step_arrays 
 }
 
 /* Outputs of the rank's own tokens of a segment, from complete rows [units][M]. */
-static void emit(struct favor_plan *plan, const struct step_arrays *arrays, struct range segment, const char *rows) {
+static void emit(struct favor_plan *plan, const struct block_arrays *arrays, struct range segment, const char *rows) {
   const struct run *run = plan->method_data;
   const struct range own = range_meet(segment, plan->schedule.shard);
   const int64_t n_heads = n_units(plan) * plan->engine.heads_per_key;
@@ -291,7 +291,7 @@ static void combine(struct favor_plan *plan, const struct range segments[2]) {
   dist_axis_exchange(plan->axis, run->sends, run->n_sends, run->receives, run->n_receives);
 }
 
-static void attend(struct favor_plan *plan, const struct step_arrays *arrays) {
+static void attend(struct favor_plan *plan, const struct block_arrays *arrays) {
   struct run *run = plan->method_data;
   const struct range shard = plan->schedule.shard;
   struct range shared[2];

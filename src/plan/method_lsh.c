@@ -11,7 +11,7 @@ static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 /* One segment and key head at work; in it tokens are counted from its first. */
 struct job {
   struct favor_plan *plan;
-  const struct step_arrays *arrays;
+  const struct block_arrays *arrays;
   struct lsh_run *run;
   int64_t unit;
   struct range segment, own; /* global; own: the rank's */
@@ -384,7 +384,7 @@ static void for_own_tiles(const struct job *job, tile_function *function) {
   }
 }
 
-static void attend_segment(struct favor_plan *plan, const struct step_arrays *arrays, int64_t unit,
+static void attend_segment(struct favor_plan *plan, const struct block_arrays *arrays, int64_t unit,
                            struct range segment) {
   struct lsh_run *run = plan->method_data;
   const int64_t n = range_count(segment);
@@ -413,7 +413,7 @@ static void attend_segment(struct favor_plan *plan, const struct step_arrays *ar
 
 /* Segments that ranks share first, those of even number and then those of odd: so nobody waits for a chain of others.
  */
-static void attend(struct favor_plan *plan, const struct step_arrays *arrays) {
+static void attend(struct favor_plan *plan, const struct block_arrays *arrays) {
   struct lsh_run *run = plan->method_data;
   const struct favor_problem *problem = &plan->problem;
   const struct range shard = plan->schedule.shard;

@@ -129,7 +129,7 @@ static void allocate(struct favor_plan *plan) {
 /* ---- one key head ---- */
 
 /* The rank's own tiles, into every range of the halo that holds them. */
-static void pack_tiles(struct favor_plan *plan, const struct step_arrays *arrays, int64_t unit) {
+static void pack_tiles(struct favor_plan *plan, const struct block_arrays *arrays, int64_t unit) {
   const struct window *window = plan->method_data;
   const struct range own = own_tiles(plan, halo_own_part(plan));
   for (int r = 0; r < HALO_MAX_RANGES; r++) {
@@ -167,7 +167,7 @@ static void fold_keys(const struct favor_plan *plan, const struct exact_queries 
 }
 
 /* Outputs of one tile of queries of one head, but for global queries that see more. */
-static void attend_tile(const struct favor_plan *plan, const struct step_arrays *arrays, int64_t head,
+static void attend_tile(const struct favor_plan *plan, const struct block_arrays *arrays, int64_t head,
                         const struct tile *tile) {
   const struct window *window = plan->method_data;
   const bool is_causal = plan->problem.is_causal;
@@ -193,7 +193,7 @@ static void attend_tile(const struct favor_plan *plan, const struct step_arrays 
   exact_emit(&window->exact, &queries, method_out(plan, arrays, head, first), arrays->out->token_stride);
 }
 
-static void attend_unit(struct favor_plan *plan, const struct step_arrays *arrays, int64_t unit) {
+static void attend_unit(struct favor_plan *plan, const struct block_arrays *arrays, int64_t unit) {
   const int64_t heads = plan->engine.heads_per_key;
   const struct range own = own_tiles(plan, halo_own_part(plan));
 #pragma omp parallel num_threads(plan->threads)
@@ -208,7 +208,7 @@ static void attend_unit(struct favor_plan *plan, const struct step_arrays *array
   }
 }
 
-static void attend(struct favor_plan *plan, const struct step_arrays *arrays) {
+static void attend(struct favor_plan *plan, const struct block_arrays *arrays) {
   struct window *window = plan->method_data;
   for (int64_t unit = 0; unit < range_count(plan->units); unit++) {
     pack_tiles(plan, arrays, unit);

@@ -48,6 +48,6 @@ struct window_globals_sizes {
 struct window_globals_sizes window_globals_count(const struct favor_plan *plan, struct window *window);
 
 /* Collective over the axis: the outputs of global queries of one key head. */
-void window_globals_attend(struct favor_plan *plan, const struct step_arrays *arrays, int64_t unit);
+void window_globals_attend(struct favor_plan *plan, const struct block_arrays *arrays, int64_t unit);
 
 #endif

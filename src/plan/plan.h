@@ -24,7 +24,7 @@ enum { N_SLOTS = SLOT_WAITING + 1 };
 /* Threads that merge states take turns at slices of the rows. */
 enum { PLAN_SLICES = 16 };
 
-/* What is left of a thread's part of a step; others may take from it. On a cache line of its own. */
+/* What is left of a thread's part of a block; others may take from it. On a cache line of its own. */
 struct part {
   _Alignas(64) _Atomic int64_t next;
   int64_t end;

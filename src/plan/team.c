@@ -1,7 +1,7 @@
-/* How threads share a step: by heads and runs of tokens, or by whole short segments.
+/* How threads share the work on a block: by heads and runs of tokens, or by whole short segments.
  *
- * A step is one parallel region. The functions below that speak of the team are called by all of its threads alike, and
- * return when all are done. */
+ * A piece of work is one parallel region. The functions below that speak of the team are called by all of its threads
+ * alike, and return when all are done. */
 #include "plan/execute.h"
 
 #include <stdatomic.h>
@@ -10,12 +10,12 @@
 /* One head's piece of a segment. */
 struct work {
   struct favor_plan *plan;
-  const struct step_arrays *arrays;
+  const struct block_arrays *arrays;
   int64_t unit;
   struct range range;
 };
 
-/* The rows of a head from a token on; NULL where the step has no such array. */
+/* The rows of a head from a token on; NULL where the block has no such array. */
 static const void *rows_at(const struct work *work, const struct favor_input *x, int64_t head, int64_t token) {
   const struct engine *engine = &work->plan->engine;
   return x ? row_in(engine, row_in(engine, x->data, x->head_stride, head), x->token_stride, token) : NULL;
@@ -182,7 +182,7 @@ static void settle(struct favor_plan *plan, const struct targets *targets, int64
 /* Absorbs the drawn runs, counted through all units. A target's runs that others absorb too go into the worker's own
  * state, for a state that threads deposit into by turns would move from cache to cache with every run. *apart: the
  * target whose runs that state holds, -1 for none. */
-static void absorb_drawn(struct favor_plan *plan, const struct step_arrays *arrays, const struct targets *targets,
+static void absorb_drawn(struct favor_plan *plan, const struct block_arrays *arrays, const struct targets *targets,
                          struct range drawn, int64_t *apart) {
   int64_t run = plan->tokens.run_tokens, n_runs = count_pieces(targets->range, run), piece_runs = targets->piece / run;
   for (int64_t i = drawn.begin, end; i < drawn.end; i = end) {
@@ -207,7 +207,7 @@ static void absorb_drawn(struct favor_plan *plan, const struct step_arrays *arra
 }
 
 /* By the team. */
-static void absorb_targets(struct favor_plan *plan, const struct step_arrays *arrays, const struct targets *targets) {
+static void absorb_targets(struct favor_plan *plan, const struct block_arrays *arrays, const struct targets *targets) {
   int64_t n_runs = count_pieces(targets->range, plan->tokens.run_tokens), apart = -1;
   struct range drawn;
   begin_drawing(plan, n_runs * n_units(plan));
@@ -217,14 +217,14 @@ static void absorb_targets(struct favor_plan *plan, const struct step_arrays *ar
 }
 
 /* By the team. */
-static void absorb_range(struct favor_plan *plan, const struct step_arrays *arrays, struct range range, void *rows) {
+static void absorb_range(struct favor_plan *plan, const struct block_arrays *arrays, struct range range, void *rows) {
   int64_t run = plan->tokens.run_tokens, n_runs = count_pieces(range, run);
   struct targets targets = {.range = range, .piece = n_runs * run, .n_pieces = 1, .rows = rows};
   if (n_runs > 0) absorb_targets(plan, arrays, &targets);
 }
 
 /* By the team: tiles of outputs. */
-static void emit_range(struct favor_plan *plan, const struct step_arrays *arrays, struct range range, void *rows) {
+static void emit_range(struct favor_plan *plan, const struct block_arrays *arrays, struct range range, void *rows) {
   int64_t tile = plan->engine.kernel->tile_tokens, n_tiles = count_pieces(range, tile), viewed = -1;
   struct worker *worker = own_worker(plan);
   struct range drawn;
@@ -251,7 +251,7 @@ static void *chunk_rows(const struct favor_plan *plan, int64_t chunk, int64_t un
 }
 
 /* By the team: every chunk's own keys, then, in order, what stands before each: chunk_rows become prefixes. */
-static void find_chunk_prefixes(struct favor_plan *plan, const struct step_arrays *arrays, struct range range,
+static void find_chunk_prefixes(struct favor_plan *plan, const struct block_arrays *arrays, struct range range,
                                 int64_t piece, int64_t n_chunks, void *rows) {
 #pragma omp for
   for (int64_t i = 0; i < n_chunks * n_units(plan); i++) state_clear(&plan->engine, chunk_rows(plan, 0, i));
@@ -271,7 +271,7 @@ static void find_chunk_prefixes(struct favor_plan *plan, const struct step_array
 }
 
 /* By the team. */
-static void causal_range(struct favor_plan *plan, const struct step_arrays *arrays, struct range range, void *rows) {
+static void causal_range(struct favor_plan *plan, const struct block_arrays *arrays, struct range range, void *rows) {
   int64_t run = plan->tokens.run_tokens, n_runs = count_pieces(range, run);
   int64_t n_chunks = plan->n_chunks < n_runs ? plan->n_chunks : n_runs;
   if (n_chunks < 2) {
@@ -310,7 +310,7 @@ static bool is_segment_start(const struct favor_plan *plan, int64_t token) {
 }
 
 /* By the team: a segment, or a part of one. */
-static void attend_range(struct favor_plan *plan, const struct step_arrays *arrays, struct range range, void *rows) {
+static void attend_range(struct favor_plan *plan, const struct block_arrays *arrays, struct range range, void *rows) {
   if (is_segment_start(plan, range.begin)) clear_rows(plan, rows);
   if (plan->problem.is_causal) {
     causal_range(plan, arrays, range, rows);
@@ -335,7 +335,7 @@ static void attend_alone(const struct work *work) {
 }
 
 /* By the team: many whole short segments, of which each thread draws one head of one at a time. */
-static void attend_short_segments(struct favor_plan *plan, const struct step_arrays *arrays, struct range range) {
+static void attend_short_segments(struct favor_plan *plan, const struct block_arrays *arrays, struct range range) {
   if (range_count(range) == 0) return;
 #pragma omp single
   plan->next_item = 0;
@@ -353,13 +353,14 @@ static void attend_short_segments(struct favor_plan *plan, const struct step_arr
 }
 
 /* By the team. */
-static void attend_segments(struct favor_plan *plan, const struct step_arrays *arrays, struct range range, void *rows) {
+static void attend_segments(struct favor_plan *plan, const struct block_arrays *arrays, struct range range,
+                            void *rows) {
   int64_t short_tokens = 4 * plan->tokens.run_tokens * plan->threads;
   int64_t begin = range.begin, short_begin = range.begin;
   while (begin < range.end) {
     struct range segment = tokens_segment(&plan->tokens, begin);
     struct range piece = {begin, segment.end < range.end ? segment.end : range.end};
-    /* The last segment's state stays with the slot, as a later step or an export may ask for it. */
+    /* The last segment's state stays with the slot, as a later block or an export may ask for it. */
     bool is_short = segment.begin == begin && piece.end < range.end && range_count(piece) <= short_tokens;
     if (!is_short) {
       attend_short_segments(plan, arrays, (struct range){short_begin, begin});
@@ -370,7 +371,7 @@ static void attend_segments(struct favor_plan *plan, const struct step_arrays *a
   }
 }
 
-void execute_absorb(struct favor_plan *plan, const struct step_arrays *arrays, struct range range, enum slot slot) {
+void execute_absorb(struct favor_plan *plan, const struct block_arrays *arrays, struct range range, enum slot slot) {
   if (n_units(plan) == 0) return;
 #pragma omp parallel num_threads(plan->threads)
   {
@@ -380,7 +381,7 @@ void execute_absorb(struct favor_plan *plan, const struct step_arrays *arrays, s
   }
 }
 
-void execute_emit(struct favor_plan *plan, const struct step_arrays *arrays, struct range range, enum slot slot,
+void execute_emit(struct favor_plan *plan, const struct block_arrays *arrays, struct range range, enum slot slot,
                   bool has_keys) {
   if (n_units(plan) == 0) return;
 #pragma omp parallel num_threads(plan->threads)
@@ -412,7 +413,7 @@ static bool copy_piece(const struct work *work, struct refusal *refusal) {
 }
 
 /* Every piece by itself. */
-static void for_pieces(struct favor_plan *plan, const struct step_arrays *arrays, struct range range,
+static void for_pieces(struct favor_plan *plan, const struct block_arrays *arrays, struct range range,
                        piece_function *function) {
   enum { PIECE_TOKENS = 1024 };
   int64_t n_pieces = count_pieces(range, PIECE_TOKENS);
@@ -429,10 +430,10 @@ static void for_pieces(struct favor_plan *plan, const struct step_arrays *arrays
   }
 }
 
-void execute_copy(struct favor_plan *plan, const struct step_arrays *arrays, struct range range) {
+void execute_copy(struct favor_plan *plan, const struct block_arrays *arrays, struct range range) {
   for_pieces(plan, arrays, range, copy_piece);
 }
 
-void execute_check(struct favor_plan *plan, const struct step_arrays *arrays, struct range range) {
+void execute_check(struct favor_plan *plan, const struct block_arrays *arrays, struct range range) {
   for_pieces(plan, arrays, range, check_piece);
 }

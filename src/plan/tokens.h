@@ -1,7 +1,7 @@
 /* The token axis: segments, runs, and who owns which tokens.
  *
  * A run is a fixed number of tokens counted from its segment's first token; the last of a segment may be shorter.
- * Shards and steps begin and end at runs. */
+ * Shards and blocks begin and end at runs. */
 #ifndef FAVOR_PLAN_TOKENS_H
 #define FAVOR_PLAN_TOKENS_H
 

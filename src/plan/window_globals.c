@@ -20,7 +20,7 @@ static void wish_queries(const struct favor_plan *plan, int64_t part, struct ran
 const struct halo_kind window_query_halo = {.own = halo_shard, .wish = wish_queries};
 
 /* The rank's own queries of one key head, into the halo. */
-static void pack_queries(const struct favor_plan *plan, const struct step_arrays *arrays, int64_t unit) {
+static void pack_queries(const struct favor_plan *plan, const struct block_arrays *arrays, int64_t unit) {
   const struct window *window = plan->method_data;
   const int64_t heads = plan->engine.heads_per_key;
   const size_t bytes = (size_t)plan->engine.shape.key_width * plan->engine.real_bytes;
@@ -109,7 +109,7 @@ static int64_t count_blocks(const struct favor_plan *plan, struct range globals)
   return plan->engine.heads_per_key * ((range_count(globals) + EXACT_TILE - 1) / EXACT_TILE);
 }
 
-static struct exact_queries block_queries(const struct favor_plan *plan, const struct step_arrays *arrays,
+static struct exact_queries block_queries(const struct favor_plan *plan, const struct block_arrays *arrays,
                                           const struct block *block) {
   const struct window *window = plan->method_data;
   const struct engine *engine = &plan->engine;
@@ -135,7 +135,7 @@ static char *block_rows(const struct favor_plan *plan, const struct block *block
 }
 
 /* Tiles of keys into the partials of one block. */
-static void fold_tiles(const struct favor_plan *plan, const struct step_arrays *arrays, const struct block *block,
+static void fold_tiles(const struct favor_plan *plan, const struct block_arrays *arrays, const struct block *block,
                        struct range tiles, char *rows) {
   const struct window *window = plan->method_data;
   const size_t thread = (size_t)omp_get_thread_num(), bytes = window->partial_bytes;
@@ -156,7 +156,7 @@ static void fold_tiles(const struct favor_plan *plan, const struct step_arrays *
 }
 
 /* The rank's own keys of a segment into the partials of its global queries. */
-static void fold_segment(struct favor_plan *plan, const struct step_arrays *arrays, int64_t unit, struct range segment,
+static void fold_segment(struct favor_plan *plan, const struct block_arrays *arrays, int64_t unit, struct range segment,
                          int shared, char *rows) {
   enum { CHUNK_TILES = 16 };
   const struct range globals = globals_of(plan, segment);
@@ -177,7 +177,7 @@ static void fold_segment(struct favor_plan *plan, const struct step_arrays *arra
 }
 
 /* The outputs of those global queries of a segment that this rank owns. */
-static void emit_segment(struct favor_plan *plan, const struct step_arrays *arrays, int64_t unit, struct range segment,
+static void emit_segment(struct favor_plan *plan, const struct block_arrays *arrays, int64_t unit, struct range segment,
                          int shared, char *rows) {
   const struct window *window = plan->method_data;
   const struct range globals = globals_of(plan, segment);
@@ -194,7 +194,7 @@ static void emit_segment(struct favor_plan *plan, const struct step_arrays *arra
   }
 }
 
-void window_globals_attend(struct favor_plan *plan, const struct step_arrays *arrays, int64_t unit) {
+void window_globals_attend(struct favor_plan *plan, const struct block_arrays *arrays, int64_t unit) {
   struct window *window = plan->method_data;
   const struct range shard = plan->schedule.shard;
   struct range shared[2];
