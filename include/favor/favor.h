@@ -196,7 +196,7 @@ enum favor_row_norm { FAVOR_ROW_NORM_SQRT = 0, FAVOR_ROW_NORM_CHI };
  * projection once, which is then the one in use), sums are float, and states are exact as ever. For machines that have
  * instructions for it; relative error some 2.3e-3 where D = 64 and q and k have a spread of 1/2. */
 enum favor_precision { FAVOR_PRECISION_F32 = 0, FAVOR_PRECISION_F64, FAVOR_PRECISION_BF16 };
-enum favor_scan { FAVOR_SCAN_AUTO = 0, FAVOR_SCAN_EXSCAN, FAVOR_SCAN_DOUBLING, FAVOR_SCAN_CHAIN };
+enum favor_scan { FAVOR_SCAN_AUTO = 0, FAVOR_SCAN_EXSCAN, FAVOR_SCAN_DOUBLING, FAVOR_SCAN_CHAIN, FAVOR_SCAN_NODES };
 
 /* What lowers the error and leaves softmax attention as it is: the variance of a weight's estimate grows as the
  * exponential of |q~ + k~|^2, which both make smaller. They are estimated for each key head, over its tokens of all
@@ -462,6 +462,9 @@ struct favor_plan_times {
   double output_s;         /* emitting */
   double accumulate_s; /* of absorbing and emitting, by all threads: runs into the reproducible state, and reading it */
   int64_t bytes_sent;  /* state bytes that this rank sent */
+  /* States on their way: the time in which some were, and in which this rank had nothing to compute meanwhile. What is
+   * hidden behind arithmetic is 1 - blocked_s / in_flight_s. */
+  double in_flight_s, blocked_s;
 };
 /* Local: of the run since favor_plan_begin. */
 FAVOR_API void favor_plan_times(const struct favor_plan *plan, struct favor_plan_times *times);

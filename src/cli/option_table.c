@@ -14,7 +14,7 @@ static const char *const profiles[] = {"none",  "google-jax", "google-tf", "luci
                                        "idiap", "slim",       NULL};
 static const char *const row_norms[] = {"sqrt", "chi", NULL};
 static const char *const precisions[] = {"f32", "f64", "bf16", NULL};
-static const char *const scans[] = {"auto", "exscan", "doubling", "chain", NULL};
+static const char *const scans[] = {"auto", "exscan", "doubling", "chain", "nodes", NULL};
 static const char *const ios[] = {"direct", NULL};
 static const char *const layouts[] = {"heads-first", "tokens-first", NULL};
 static const char *const types[] = {"float16", "bfloat16", "float32", "float64", NULL};

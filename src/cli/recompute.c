@@ -143,8 +143,9 @@ static enum favor_status prepare(struct recompute *recompute, const struct check
   if (!recompute->check || !recompute->k || !recompute->v) fail_memory(recompute);
   enum favor_status status = agree(recompute);
   if (status != FAVOR_OK) return status;
-  dist_group_create(context, 0, check_n_rows(recompute->check), check_row_bytes(recompute->check), FAVOR_SCAN_EXSCAN,
-                    &recompute->group);
+  const struct dist_group_shape shape = {
+      .n_lanes = 1, .n_rows = check_n_rows(recompute->check), .row_bytes = check_row_bytes(recompute->check)};
+  dist_group_create(context, 0, &shape, FAVOR_SCAN_EXSCAN, NULL, &recompute->group);
   return FAVOR_OK; /* a failure is agreed with the keys */
 }
 
@@ -184,8 +185,8 @@ static enum favor_status absorb_keys(struct recompute *recompute) {
 static enum favor_status merge(struct recompute *recompute) {
   enum favor_status status = FAVOR_OK;
   for (int64_t g = 0; g < recompute->key_heads && status == FAVOR_OK; g++) {
-    status = dist_reduce_begin(recompute->group, check_rows(recompute->check, g));
-    if (status == FAVOR_OK) status = dist_group_end(recompute->group);
+    status = dist_reduce_begin(recompute->group, 0, check_n_rows(recompute->check), check_rows(recompute->check, g));
+    if (status == FAVOR_OK) status = dist_group_end(recompute->group, 0);
   }
   return status;
 }

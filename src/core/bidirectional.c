@@ -29,6 +29,7 @@ static bool absorb_run(const struct engine *engine, struct worker *worker, const
     tile_keys.n = n;
     tile_keys.v_scale = worker_scale(engine, worker->run.shift, -1, worker->v_scale);
     engine->ops->absorb(&job, &tile_keys, &worker->run.kernel);
+    worker_pause(worker);
   }
   return true;
 }
@@ -60,6 +61,7 @@ bool attend_emit(const struct engine *engine, struct worker *worker, const struc
     }
     worker_norms(engine, worker, &cut);
     engine->ops->emit(&job, &cut, &worker->view.kernel);
+    worker_pause(worker);
   }
   return true;
 }

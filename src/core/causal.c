@@ -149,6 +149,7 @@ bool attend_causal(const struct engine *engine, struct worker *worker, const str
     causal_tile(engine, worker, weights, &tile_keys, &tile_queries);
     bool is_run_end = (t + n) % run == 0 || t + n >= keys->n;
     if (is_run_end) worker_deposit(engine, worker, rows);
+    worker_pause(worker);
   }
   return true;
 }

@@ -50,7 +50,14 @@ struct worker {
   void *keys, *queries;    /* real [tile][D'], [heads_per_key][tile][D']: transformed; D': shape.key_width */
   double *transform_work;
   double accumulate_s; /* spent in worker_deposit and worker_view */
+  /* Called between tiles where not NULL: what else this thread has to look after. */
+  void (*pause)(void *subject);
+  void *pause_subject;
 };
+
+static inline void worker_pause(const struct worker *worker) {
+  if (worker->pause) worker->pause(worker->pause_subject);
+}
 
 size_t worker_bytes(const struct engine *engine);
 /* Lays a worker out in memory of worker_bytes (zeroed, aligned to 64). */

@@ -18,79 +18,79 @@ int group_chain_n_blocks(int size, double state_bytes) {
   return best < 1 ? 1 : best > MAX_BLOCKS ? MAX_BLOCKS : (int)best;
 }
 
-double group_chain_seconds(int size, double state_bytes) {
-  if (size < 2) return 0;
-  int n_blocks = group_chain_n_blocks(size, state_bytes);
-  return (size - 2 + n_blocks) * (GROUP_LATENCY_S + step_bytes_s(state_bytes) / n_blocks);
+double group_chain_seconds(struct group_layout layout, double state_bytes) {
+  if (layout.size < 2) return 0;
+  int n_blocks = group_chain_n_blocks(layout.size, state_bytes);
+  return (layout.size - 2 + n_blocks) * (GROUP_LATENCY_S + step_bytes_s(state_bytes) / n_blocks);
 }
 
-static int64_t rows_of(const struct dist_group *group, int block) {
-  int64_t left = group->n_rows - block * group->chain.block_rows;
-  return left < group->chain.block_rows ? left : group->chain.block_rows;
+static int64_t rows_of(const struct group_lane *lane, int block) {
+  int64_t left = lane->n_rows - block * lane->chain.block_rows;
+  return left < lane->chain.block_rows ? left : lane->chain.block_rows;
 }
 
-static size_t offset_of(const struct dist_group *group, int block) {
-  return group->row_bytes * (size_t)(block * group->chain.block_rows);
+static size_t offset_of(const struct group_lane *lane, int block) {
+  return lane->group->shape.row_bytes * (size_t)(block * lane->chain.block_rows);
 }
 
-static enum favor_status send_block(struct dist_group *group, const void *state, int block) {
-  return group_send(group, (const char *)state + offset_of(group, block), rows_of(group, block), group->rank + 1,
-                    GROUP_TAG_CHAIN, &group->chain.sends[block]);
+static enum favor_status send_block(struct group_lane *lane, const void *state, int block) {
+  return group_send(lane, (const char *)state + offset_of(lane, block), rows_of(lane, block), lane->group->rank + 1,
+                    GROUP_TAG_CHAIN, &lane->chain.sends[block]);
 }
 
-static enum favor_status begin_with(struct dist_group *group, int n_blocks) {
-  bool is_first = group->rank == 0, is_last = group->rank == group->size - 1;
-  int64_t block_rows = (group->n_rows + n_blocks - 1) / n_blocks;
-  group->chain.block_rows = block_rows;
-  group->chain.n_blocks = group->n_rows > 0 ? (int)((group->n_rows + block_rows - 1) / block_rows) : 0;
-  FAVOR_ASSERT(group->chain.n_blocks <= group->max_blocks);
-  group->chain.receives = group->requests;
-  group->chain.sends = group->requests + group->max_blocks;
-  group->chain.n_arrived = is_first ? group->chain.n_blocks : 0;
-  for (int b = 0; b < group->chain.n_blocks; b++) {
+static enum favor_status begin_with(struct group_lane *lane, int n_blocks) {
+  bool is_first = lane->group->rank == 0, is_last = lane->group->rank == lane->group->size - 1;
+  int64_t block_rows = (lane->n_rows + n_blocks - 1) / n_blocks;
+  lane->chain.block_rows = block_rows;
+  lane->chain.n_blocks = lane->n_rows > 0 ? (int)((lane->n_rows + block_rows - 1) / block_rows) : 0;
+  FAVOR_ASSERT(lane->chain.n_blocks <= lane->group->max_blocks);
+  lane->chain.receives = lane->requests;
+  lane->chain.sends = lane->requests + lane->group->max_blocks;
+  lane->chain.n_arrived = is_first ? lane->chain.n_blocks : 0;
+  for (int b = 0; b < lane->chain.n_blocks; b++) {
     enum favor_status status = FAVOR_OK;
-    group->chain.receives[b] = group->chain.sends[b] = MPI_REQUEST_NULL;
+    lane->chain.receives[b] = lane->chain.sends[b] = MPI_REQUEST_NULL;
     if (!is_first) {
-      void *into = (char *)group->result + offset_of(group, b);
+      void *into = (char *)lane->result + offset_of(lane, b);
       status =
-          group_receive(group, into, rows_of(group, b), group->rank - 1, GROUP_TAG_CHAIN, &group->chain.receives[b]);
+          group_receive(lane, into, rows_of(lane, b), lane->group->rank - 1, GROUP_TAG_CHAIN, &lane->chain.receives[b]);
     } else if (!is_last) {
-      status = send_block(group, group->partial, b);
+      status = send_block(lane, lane->partial, b);
     }
     if (status != FAVOR_OK) return status;
   }
   return FAVOR_OK;
 }
 
-static enum favor_status chain_begin(struct dist_group *group) {
-  return begin_with(group, group_chain_n_blocks(group->size, (double)group_state_bytes(group)));
+static enum favor_status chain_begin(struct group_lane *lane) {
+  return begin_with(lane, group_chain_n_blocks(lane->group->size, (double)group_bytes(lane)));
 }
 
-static enum favor_status linear_begin(struct dist_group *group) { return begin_with(group, 1); }
+static enum favor_status linear_begin(struct group_lane *lane) { return begin_with(lane, 1); }
 
 /* A block of the prefix is here: this rank's own is merged in, and it goes on. */
-static enum favor_status pass_on(struct dist_group *group, int block) {
-  size_t offset = offset_of(group, block);
-  int64_t n_rows = rows_of(group, block);
-  char *outgoing = (char *)group->window + offset;
-  memcpy(outgoing, (const char *)group->partial + offset, group->row_bytes * (size_t)n_rows);
-  binned_merge((const char *)group->result + offset, outgoing, n_rows);
-  return send_block(group, group->window, block);
+static enum favor_status pass_on(struct group_lane *lane, int block) {
+  size_t offset = offset_of(lane, block);
+  int64_t n_rows = rows_of(lane, block);
+  char *outgoing = (char *)lane->window + offset;
+  memcpy(outgoing, (const char *)lane->partial + offset, lane->group->shape.row_bytes * (size_t)n_rows);
+  binned_merge((const char *)lane->result + offset, outgoing, n_rows);
+  return send_block(lane, lane->window, block);
 }
 
-static enum favor_status chain_progress(struct dist_group *group, bool *is_done) {
+static enum favor_status chain_progress(struct group_lane *lane, bool *is_done) {
   *is_done = false;
   int flag = 0;
-  for (; group->chain.n_arrived < group->chain.n_blocks; group->chain.n_arrived++) {
-    int block = group->chain.n_arrived;
-    int mpi_code = MPI_Test(&group->chain.receives[block], &flag, MPI_STATUS_IGNORE);
-    enum favor_status status = dist_check(group->context, mpi_code, "a scan of states by a chain");
-    if (status == FAVOR_OK && flag && group->rank < group->size - 1) status = pass_on(group, block);
+  for (; lane->chain.n_arrived < lane->chain.n_blocks; lane->chain.n_arrived++) {
+    int block = lane->chain.n_arrived;
+    int mpi_code = MPI_Test(&lane->chain.receives[block], &flag, MPI_STATUS_IGNORE);
+    enum favor_status status = dist_check(lane->group->context, mpi_code, "a scan of states by a chain");
+    if (status == FAVOR_OK && flag && lane->group->rank < lane->group->size - 1) status = pass_on(lane, block);
     if (status != FAVOR_OK || !flag) return status;
   }
-  int mpi_code = MPI_Testall(group->chain.n_blocks, group->chain.sends, &flag, MPI_STATUSES_IGNORE);
+  int mpi_code = MPI_Testall(lane->chain.n_blocks, lane->chain.sends, &flag, MPI_STATUSES_IGNORE);
   *is_done = flag;
-  return dist_check(group->context, mpi_code, "a scan of states by a chain");
+  return dist_check(lane->group->context, mpi_code, "a scan of states by a chain");
 }
 
 const struct group_scan group_scan_chain = {"chain", chain_begin, chain_progress};

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "dist/watch.h"
 
 /* Whether every rank of comm could allocate. Before there is a context, memory is all that ranks can differ in. */
 static int agree_on_memory(MPI_Comm comm, bool has_memory, bool *all_have) {
@@ -35,6 +36,7 @@ enum favor_status favor_context_create(MPI_Comm comm, struct favor_context **con
   made->comm = duplicate;
   MPI_Comm_rank(duplicate, &made->rank);
   MPI_Comm_size(duplicate, &made->size);
+  made->node = -1;
   *context = made;
   return FAVOR_OK;
 }
@@ -51,6 +53,20 @@ void favor_context_forget(struct favor_context *context) { status_clear(&context
 
 int favor_context_rank(const struct favor_context *context) { return context->rank; }
 int favor_context_size(const struct favor_context *context) { return context->size; }
+
+enum favor_status dist_node(struct favor_context *context, int *node) {
+  *node = context->node;
+  if (context->is_dead) return FAVOR_EMPI;
+  if (context->node >= 0) return FAVOR_OK;
+  MPI_Comm here = MPI_COMM_NULL;
+  dist_watch_enter(context->watch, "finding the ranks of each node");
+  int mpi_code = MPI_Comm_split_type(context->comm, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &here);
+  if (mpi_code == MPI_SUCCESS) mpi_code = MPI_Allreduce(&context->rank, node, 1, MPI_INT, MPI_MIN, here);
+  if (mpi_code == MPI_SUCCESS) mpi_code = MPI_Comm_free(&here);
+  dist_watch_leave(context->watch);
+  if (mpi_code == MPI_SUCCESS) context->node = *node;
+  return dist_check(context, mpi_code, "finding the ranks of each node");
+}
 
 enum favor_status dist_fail(struct favor_context *context, enum favor_status code, const char *format, ...) {
   char text[STATUS_TEXT_BYTES];

@@ -31,6 +31,7 @@ enum dist_site {
 struct favor_context {
   MPI_Comm comm;
   int rank, size;
+  int node;                        /* the lowest rank on the same machine; -1: not asked for yet (dist_node) */
   bool is_dead;                    /* an MPI call failed: communicate no more */
   struct status pending;           /* the first local error since the last agreement */
   char message[STATUS_TEXT_BYTES]; /* of the last agreed error */
@@ -55,6 +56,9 @@ static inline bool dist_has_failed(const struct favor_context *context) { return
 /* Local: checks the return code of an MPI call. Not MPI_SUCCESS: the context is dead, FAVOR_EMPI is recorded and
  * returned. `what` names the step. */
 enum favor_status dist_check(struct favor_context *context, int mpi_code, const char *what);
+
+/* Collective: the lowest rank that shares this rank's machine. On failure (FAVOR_EMPI) records and returns it. */
+enum favor_status dist_node(struct favor_context *context, int *node);
 
 /* Local: from now on the agreement at `site` fails on `rank` with FAVOR_EINTERNAL, after `skip` passes. */
 void dist_inject(struct favor_context *context, enum dist_site site, int rank, int skip);

@@ -30,38 +30,49 @@ static void emit(struct favor_plan *plan, const struct block_arrays *arrays, str
   plan->times.output_s += clock_now_s() - begin;
 }
 
-/* Lets the states on their way advance. */
-static void progress(struct favor_plan *plan) {
-  const double begin = clock_now_s();
-  for (int parity = 0; parity < 2; parity++) {
+/* ---- states on their way ---- */
+
+/* Lets them advance, between the tiles that the calling thread computes. */
+static void progress(void *subject) {
+  struct favor_plan *plan = subject;
+  for (int parity = 0; parity < 2 && plan->traffic.n_in_flight > 0; parity++) {
     bool is_done;
-    if (plan->groups[parity]) dist_group_progress(plan->groups[parity], &is_done);
+    dist_group_progress(plan->groups[parity], &is_done);
   }
-  plan->times.reduce_s += clock_now_s() - begin;
 }
 
-static void end(struct favor_plan *plan, int parity) {
+void blocks_watch(struct favor_plan *plan) {
+  if (!plan->groups[0] || !plan->workers || !plan->workers[0]) return;
+  plan->workers[0]->pause = progress;
+  plan->workers[0]->pause_subject = plan;
+}
+
+static void end(struct favor_plan *plan, int parity, int lane) {
   const double begin = clock_now_s();
-  dist_group_end(plan->groups[parity]);
+  dist_group_end(plan->groups[parity], lane);
   plan->times.reduce_s += clock_now_s() - begin;
 }
 
-/* Outputs of whole segments, or when causal of what follows on the slot's states, with pauses in which states on their
- * way advance. */
-static void emit_own(struct favor_plan *plan, const struct block_arrays *arrays, struct range range) {
-  enum { PIECE_RUNS = 64 };
-  bool is_cut = plan->schedule.may_meet;
-  for (int64_t begin = range.begin, stop; begin < range.end; begin = stop) {
-    stop = range.end;
-    if (is_cut && range.end - begin > PIECE_RUNS * plan->tokens.run_tokens) {
-      stop = begin + PIECE_RUNS * plan->tokens.run_tokens;
-      stop =
-          plan->problem.is_causal ? tokens_run_floor(&plan->tokens, stop) : tokens_segment(&plan->tokens, stop).begin;
-      if (stop <= begin) stop = tokens_segment(&plan->tokens, begin).end;
-    }
-    emit(plan, arrays, (struct range){begin, stop}, SLOT_OWN, true);
-    progress(plan);
-  }
+/* A batch's rows in a block of states of all units. */
+static void *batch_rows(const struct favor_plan *plan, void *rows, int batch) {
+  return plan_unit_rows(plan, rows, plan_batch(plan, batch).begin);
+}
+static int64_t batch_n_rows(const struct favor_plan *plan, int batch) {
+  return range_count(plan_batch(plan, batch)) * plan->engine.shape.features;
+}
+static size_t batch_bytes(const struct favor_plan *plan, int batch) {
+  return plan->engine.row_bytes * (size_t)batch_n_rows(plan, batch);
+}
+
+/* The block's arrays, of one batch. */
+static struct block_arrays batch_arrays(const struct favor_plan *plan, const struct block_arrays *arrays, int batch) {
+  struct block_arrays of = *arrays;
+  of.units = plan_batch(plan, batch);
+  return of;
+}
+
+static void reduce_batch(struct favor_plan *plan, int parity, int batch, void *rows) {
+  dist_reduce_begin(plan->groups[parity], batch, batch_n_rows(plan, batch), batch_rows(plan, rows, batch));
 }
 
 /* Who meets whom in a window. */
@@ -93,18 +104,22 @@ static struct range own_segments(const struct favor_plan *plan, struct range sha
 static void bidirectional_block(struct favor_plan *plan, const struct block_arrays *arrays, struct range share) {
   for (int parity = 0; parity < 2; parity++) {
     if (!plan->spans[parity].is_member) continue;
-    clear(plan, plan->rows[SLOT_SPAN_0 + parity]);
-    absorb(plan, arrays, plan->spans[parity].piece, SLOT_SPAN_0 + parity);
+    void *rows = plan->rows[SLOT_SPAN_0 + parity];
+    clear(plan, rows);
+    for (int batch = 0; batch < plan->n_batches; batch++) {
+      const struct block_arrays of = batch_arrays(plan, arrays, batch);
+      absorb(plan, &of, plan->spans[parity].piece, SLOT_SPAN_0 + parity);
+      reduce_batch(plan, parity, batch, rows);
+    }
   }
-  for (int parity = 0; parity < 2; parity++) {
-    if (plan->spans[parity].is_member) dist_reduce_begin(plan->groups[parity], plan->rows[SLOT_SPAN_0 + parity]);
-  }
-  emit_own(plan, arrays, own_segments(plan, share));
+  emit(plan, arrays, own_segments(plan, share), SLOT_OWN, true);
   for (int parity = 0; parity < 2; parity++) {
     if (!plan->spans[parity].is_member) continue;
-    end(plan, parity);
-    emit(plan, arrays, plan->spans[parity].piece, SLOT_SPAN_0 + parity, false);
-    progress(plan);
+    for (int batch = 0; batch < plan->n_batches; batch++) {
+      const struct block_arrays of = batch_arrays(plan, arrays, batch);
+      end(plan, parity, batch);
+      emit(plan, &of, plan->spans[parity].piece, SLOT_SPAN_0 + parity, false);
+    }
   }
 }
 
@@ -127,8 +142,8 @@ void blocks_absorb(struct favor_plan *plan, const struct block_arrays *arrays, c
 /* All parts' sums of `rows`, which are then everybody's. */
 static void meet(struct favor_plan *plan, void *rows) {
   dist_group_set(plan->groups[0], 0, (int)plan->schedule.n_parts);
-  dist_reduce_begin(plan->groups[0], rows);
-  end(plan, 0);
+  for (int batch = 0; batch < plan->n_batches; batch++) reduce_batch(plan, 0, batch, rows);
+  for (int batch = 0; batch < plan->n_batches; batch++) end(plan, 0, batch);
 }
 
 void blocks_emit(struct favor_plan *plan, const struct block_arrays *arrays, const struct planned_block *block) {
@@ -165,63 +180,78 @@ static int64_t last_part(const struct favor_plan *plan, struct range window) {
 static void carry_begin(struct favor_plan *plan, int64_t last, const void *state) {
   bool is_party = plan->schedule.part == 0 || plan->schedule.part == last;
   if (last == 0 || !is_party) return;
-  dist_pass_begin(plan->groups[0], (int)last, 0, state, plan->received[0]);
+  dist_pass_begin(plan->groups[0], (int)last, 0, n_units(plan) * plan->engine.shape.features, state, plan->received[0]);
   plan->is_carried = true;
 }
 
 static void carry_end(struct favor_plan *plan) {
   if (!plan->is_carried) return;
-  end(plan, 0);
+  end(plan, 0, DIST_LANE_PASS);
   if (plan->schedule.part == 0) memcpy(plan->rows[SLOT_OWN], plan->received[0], states_bytes(plan));
   plan->is_carried = false;
 }
 
-/* What others need to know of this part's keys. */
-static void absorb_spans(struct favor_plan *plan, const struct block_arrays *arrays, struct range window) {
-  for (int parity = 0; parity < 2; parity++) {
-    const struct span *span = &plan->spans[parity];
-    if (!span->is_member) continue;
-    void *partial = plan->rows[SLOT_SPAN_0 + parity];
-    if (span->is_first && span->piece.begin == window.begin && is_inside_segment(plan, window.begin)) {
-      memcpy(partial, plan->rows[SLOT_OWN], states_bytes(plan)); /* what came before the window */
-    } else {
-      clear(plan, partial);
+/* What a span starts with on this part. */
+static void start_span(struct favor_plan *plan, int parity, struct range window) {
+  const struct span *span = &plan->spans[parity];
+  void *partial = plan->rows[SLOT_SPAN_0 + parity];
+  if (span->is_first && span->piece.begin == window.begin && is_inside_segment(plan, window.begin)) {
+    memcpy(partial, plan->rows[SLOT_OWN], states_bytes(plan)); /* what came before the window */
+  } else {
+    clear(plan, partial);
+  }
+}
+
+/* What others need to know of this part's keys, batch by batch on its way to them. */
+static void tell_span(struct favor_plan *plan, const struct block_arrays *arrays, int parity, struct range window) {
+  const struct span *span = &plan->spans[parity];
+  void *partial = plan->rows[SLOT_SPAN_0 + parity];
+  /* The last of a span has nobody to tell but the next block. */
+  const bool is_needed = !span->is_last || (span->piece.end == window.end && is_wanted_at(plan, window.end));
+  start_span(plan, parity, window);
+  for (int batch = 0; batch < plan->n_batches; batch++) {
+    const struct block_arrays of = batch_arrays(plan, arrays, batch);
+    if (is_needed) absorb(plan, &of, span->piece, SLOT_SPAN_0 + parity);
+    dist_scan_begin(plan->groups[parity], batch, batch_n_rows(plan, batch), batch_rows(plan, partial, batch),
+                    batch_rows(plan, plan->received[parity], batch));
+  }
+}
+
+/* Outputs that wait for the ranks before, batch by batch. carry_from: the last part, when what is then the state at the
+ * window's end goes on; else -1. */
+static void emit_waiting(struct favor_plan *plan, const struct block_arrays *arrays, int parity, int64_t carry_from) {
+  void *total = plan->rows[SLOT_SPAN_0 + parity], *received = plan->received[parity];
+  for (int batch = 0; batch < plan->n_batches; batch++) {
+    const struct block_arrays of = batch_arrays(plan, arrays, batch);
+    end(plan, parity, batch);
+    memcpy(batch_rows(plan, plan->rows[SLOT_WAITING], batch), batch_rows(plan, received, batch),
+           batch_bytes(plan, batch));
+    if (carry_from >= 0) {
+      binned_merge(batch_rows(plan, received, batch), batch_rows(plan, total, batch), batch_n_rows(plan, batch));
+      if (batch + 1 == plan->n_batches) carry_begin(plan, carry_from, total);
     }
-    /* The last of a span has nobody to tell but the next block. */
-    bool is_needed = !span->is_last || (span->piece.end == window.end && is_wanted_at(plan, window.end));
-    if (is_needed) absorb(plan, arrays, span->piece, SLOT_SPAN_0 + parity);
+    emit(plan, &of, plan->spans[parity].piece, SLOT_WAITING, true);
   }
 }
 
 static void causal_block(struct favor_plan *plan, const struct block_arrays *arrays, struct range window,
                          struct range share) {
   const int64_t last = last_part(plan, window);
-  const bool goes_on = is_wanted_at(plan, window.end);
-  const struct span *waiting = NULL;
-  absorb_spans(plan, arrays, window);
+  const bool goes_on = is_wanted_at(plan, window.end), is_last = plan->schedule.part == last;
+  int waiting = -1;
   for (int parity = 0; parity < 2; parity++) {
-    const struct span *span = &plan->spans[parity];
-    if (!span->is_member) continue;
-    dist_scan_begin(plan->groups[parity], plan->rows[SLOT_SPAN_0 + parity], plan->received[parity]);
-    if (!span->is_first) waiting = span;
+    if (!plan->spans[parity].is_member) continue;
+    tell_span(plan, arrays, parity, window);
+    if (!plan->spans[parity].is_first) waiting = parity;
   }
-  emit_own(plan, arrays, (struct range){waiting ? waiting->piece.end : share.begin, share.end});
+  emit(plan, arrays, (struct range){waiting >= 0 ? plan->spans[waiting].piece.end : share.begin, share.end}, SLOT_OWN,
+       true);
+  const bool is_in_span = waiting >= 0 && plan->spans[waiting].piece.end == window.end;
+  if (waiting >= 0) emit_waiting(plan, arrays, waiting, goes_on && is_last && is_in_span ? last : -1);
   for (int parity = 0; parity < 2; parity++) {
-    if (plan->spans[parity].is_member) end(plan, parity);
+    for (int batch = 0; batch < plan->n_batches && plan->spans[parity].is_member; batch++) end(plan, parity, batch);
   }
-  bool is_in_span = false; /* the end of the window, on the last part */
-  if (waiting) {
-    const int64_t parity = waiting - plan->spans;
-    void *total = plan->rows[SLOT_SPAN_0 + parity];
-    is_in_span = waiting->piece.end == window.end;
-    memcpy(plan->rows[SLOT_WAITING], plan->received[parity], states_bytes(plan));
-    if (goes_on && plan->schedule.part == last && is_in_span) {
-      binned_merge(plan->received[parity], total, n_units(plan) * plan->engine.shape.features);
-      carry_begin(plan, last, total);
-    }
-    emit(plan, arrays, waiting->piece, SLOT_WAITING, true);
-  }
-  if (goes_on && !(plan->schedule.part == last && is_in_span)) carry_begin(plan, last, plan->rows[SLOT_OWN]);
+  if (goes_on && !(is_last && is_in_span)) carry_begin(plan, last, plan->rows[SLOT_OWN]);
 }
 
 void blocks_attend(struct favor_plan *plan, const struct block_arrays *arrays, const struct planned_block *block) {

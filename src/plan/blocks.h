@@ -16,6 +16,9 @@ void *blocks_gather(struct favor_plan *plan);
 /* Collective likewise: nothing is on its way any more. */
 void blocks_end(struct favor_plan *plan);
 
+/* Local, once, when all is allocated: states on their way advance from now on between the tiles of a block. */
+void blocks_watch(struct favor_plan *plan);
+
 /* Local: records what is wrong with the states of a resumed run. */
 void saved_check(struct favor_plan *plan);
 

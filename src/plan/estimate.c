@@ -171,8 +171,9 @@ void estimate_make_group(struct favor_plan *plan) {
     dist_fail(plan->context, FAVOR_EUSAGE, "%lld key heads are too many to estimate on one rank; use more ranks",
               (long long)units);
   }
-  dist_group_create(plan->context, units > 0 ? (int)row : -1, units * measure_n_rows(&estimate->measure),
-                    estimate->measure.row_bytes, FAVOR_SCAN_EXSCAN, &plan->estimate.group);
+  const struct dist_group_shape shape = {
+      .n_lanes = 1, .n_rows = units * measure_n_rows(&estimate->measure), .row_bytes = estimate->measure.row_bytes};
+  dist_group_create(plan->context, units > 0 ? (int)row : -1, &shape, FAVOR_SCAN_EXSCAN, NULL, &plan->estimate.group);
 }
 
 /* ---- transforms ------------------------------------------------------------------------------------------------- */
@@ -334,8 +335,8 @@ enum favor_status estimate_meet(struct favor_plan *plan) {
   plan->outcome = dist_agree(plan->context, DIST_SITE_ESTIMATE, 0, "");
   if (plan->outcome != FAVOR_OK) return plan->outcome;
   if (estimate->group && dist_group_size(estimate->group) > 1) {
-    dist_reduce_begin(estimate->group, estimate->rows);
-    dist_group_end(estimate->group);
+    dist_reduce_begin(estimate->group, 0, estimate->n_units * measure_n_rows(&estimate->measure), estimate->rows);
+    dist_group_end(estimate->group, 0);
   }
   for (int64_t unit = 0; unit < estimate->n_units && !dist_has_failed(plan->context); unit++) derive(plan, unit);
   estimate->is_known = !dist_has_failed(plan->context);

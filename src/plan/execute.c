@@ -39,6 +39,7 @@ void favor_plan_begin(struct favor_plan *plan) {
   plan->is_met = plan->is_resumed = false;
   plan->saved_rows = NULL;
   plan->times = (struct favor_plan_times){0};
+  plan->traffic = (struct dist_traffic){0};
   for (int i = 0; i < plan->threads; i++) plan->workers[i]->accumulate_s = 0;
   estimate_begin(plan);
   key_max_begin(plan);
@@ -105,7 +106,8 @@ enum favor_status favor_plan_run_block(struct favor_plan *plan, int64_t index, c
   struct favor_block own;
   schedule_own(&plan->schedule, block, &own);
   const struct range range = {own.token_begin, own.token_end};
-  const struct block_arrays arrays = {.begin = own.token_begin, .q = q, .k = k, .v = v, .out = out};
+  const struct block_arrays arrays = {
+      .begin = own.token_begin, .units = {0, n_units(plan)}, .q = q, .k = k, .v = v, .out = out};
   switch (block->kind) {
   case BLOCK_MEASURE:
     measure(plan, &arrays, range, block->is_last_measure);
@@ -126,6 +128,8 @@ enum favor_status favor_plan_run_block(struct favor_plan *plan, int64_t index, c
   }
   plan->position = block->after;
   plan->times.bytes_sent = bytes_sent(plan) - plan->bytes_sent_before;
+  plan->times.in_flight_s = plan->traffic.in_flight_s;
+  plan->times.blocked_s = plan->traffic.blocked_s;
   return plan->outcome;
 }
 

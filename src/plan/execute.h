@@ -4,9 +4,10 @@
 
 #include "plan/plan.h"
 
-/* The caller's arrays, which start at token `begin`. */
+/* The caller's arrays, which start at token `begin`, and those of the rank's key heads that are at hand. */
 struct block_arrays {
   int64_t begin;
+  struct range units;
   const struct favor_input *q, *k, *v;
   const struct favor_output *out;
 };

@@ -52,8 +52,8 @@ size_t plan_fixed_bytes(const struct favor_plan *plan) {
   size_t weights_bytes = plan->engine.ops->weights_bytes(&plan->engine.shape);
   for (int slot = 0; slot < N_SLOTS; slot++) n_states += has_slot(plan, slot);
   for (int parity = 0; parity < 2; parity++) n_states += has_received(plan, parity);
-  /* Each of the two groups keeps up to two more for what is on its way. */
-  if (plan->schedule.may_meet) n_states += 4;
+  /* What each of the two groups keeps for what is on its way. */
+  if (plan->schedule.may_meet) n_states += 2 * (size_t)dist_group_n_states(plan->problem.scan);
   m_d *= (size_t)plan->engine.shape.key_width;
   return (size_t)(plan->problem.n_segments + 1) * sizeof *plan->offsets + estimate_bytes(plan) + key_max_bytes(plan) +
          n_states * plan->unit_bytes * (size_t)n_units(plan) + (plan->method ? plan->method->bytes(plan) : 0) +

@@ -262,14 +262,32 @@ static void choose_transform(struct favor_plan *plan, const double *data) {
   if (plan->engine.shape.key_width == problem->key_width) plan->engine.shape.hadamard_width = width;
 }
 
+/* Into how many batches the units of a row of the grid are cut, so that states of some travel while others are
+ * computed; but few where there is little to compute, as a batch has to keep all threads busy. The same on all ranks of
+ * a row. */
+static int count_batches(const struct favor_plan *plan) {
+  enum { MOST = 8, RUNS_OF_BATCH = 64 };
+  const struct schedule *schedule = &plan->schedule;
+  const int64_t n_units = range_count(plan->units), window = schedule->window_tokens;
+  const int64_t tokens = window > 0 && window < plan->tokens.n_tokens ? window : plan->tokens.n_tokens;
+  const int64_t n_runs = n_units * (tokens / schedule->n_parts / plan->tokens.run_tokens);
+  int64_t n = n_runs / RUNS_OF_BATCH;
+  if (n > n_units) n = n_units;
+  return n < 1 ? 1 : n > MOST ? MOST : (int)n;
+}
+
 /* Two groups a row of the grid, as a rank may be in two spans; or the axis of a method. */
 static void make_groups(struct favor_plan *plan) {
   int64_t row = plan->context->rank / plan->grid.tokens;
   int color = row < plan->grid.heads ? (int)row : -1;
   if (plan->method) dist_axis_create(plan->context, color, plan->method->n_pieces(plan), &plan->axis);
+  plan->n_batches = count_batches(plan);
+  const int64_t batch_units = (range_count(plan->units) + plan->n_batches - 1) / plan->n_batches;
+  const struct dist_group_shape shape = {.n_lanes = plan->n_batches,
+                                         .n_rows = batch_units * plan->engine.shape.features,
+                                         .row_bytes = plan->engine.row_bytes};
   for (int parity = 0; parity < 2 && plan->schedule.may_meet; parity++) {
-    dist_group_create(plan->context, color, range_count(plan->units) * plan->engine.shape.features,
-                      plan->engine.row_bytes, plan->problem.scan, &plan->groups[parity]);
+    dist_group_create(plan->context, color, &shape, plan->problem.scan, &plan->traffic, &plan->groups[parity]);
   }
 }
 
@@ -313,6 +331,7 @@ static enum favor_status create(struct favor_plan *plan, const struct favor_prob
   estimate_allocate(plan, estimates);
   if (!dist_has_failed(context)) pack_projection(plan);
   if (!dist_has_failed(context)) key_max_allocate(plan, estimates);
+  blocks_watch(plan);
   return dist_agree(context, DIST_SITE_PLAN_MEMORY, 0, "");
 }
 

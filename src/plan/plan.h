@@ -64,6 +64,8 @@ struct favor_plan {
   int64_t n_chunks;
   omp_lock_t *locks; /* [units][PLAN_SLICES]: of a slice of a unit's rows */
   struct dist_group *groups[2];
+  struct dist_traffic traffic; /* of these */
+  int n_batches;               /* of units whose states travel together */
   const struct method *method; /* NULL: with states, or none */
   int64_t length_rows;         /* the features asked for: of a projected length */
   void *method_data;
@@ -93,6 +95,12 @@ uint64_t problem_digest(const struct favor_problem *problem, const struct kernel
 
 /* Local: records a refusal, whose head and token are global, as this rank's error and returns its code. */
 enum favor_status plan_refuse(struct favor_context *context, const struct refusal *refusal);
+
+/* The units of a batch. */
+static inline struct range plan_batch(const struct favor_plan *plan, int batch) {
+  const int64_t n_units = range_count(plan->units);
+  return (struct range){n_units * batch / plan->n_batches, n_units * (batch + 1) / plan->n_batches};
+}
 
 /* The rows of one unit (counted from the rank's first) in a block of states of all units. */
 static inline void *plan_unit_rows(const struct favor_plan *plan, void *rows, int64_t unit) {

@@ -178,7 +178,7 @@ static void check_choices(struct favor_context *context, const struct favor_prob
       {"key_shift", (int)problem->key_shift, FAVOR_KEY_SHIFT_MEAN + 1},
       {"balance", (int)problem->balance, FAVOR_BALANCE_FULL + 1},
       {"precision", (int)problem->precision, FAVOR_PRECISION_BF16 + 1},
-      {"scan", (int)problem->scan, FAVOR_SCAN_CHAIN + 1},
+      {"scan", (int)problem->scan, FAVOR_SCAN_NODES + 1},
   };
   for (size_t i = 0; i < sizeof choices / sizeof choices[0]; i++) {
     if (choices[i].value >= 0 && choices[i].value < choices[i].n) continue;

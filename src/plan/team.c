@@ -97,7 +97,7 @@ static void causal(const struct work *work, void *rows) {
   }
 }
 
-static int64_t n_units(const struct favor_plan *plan) { return range_count(plan->units); }
+static int64_t n_units(const struct block_arrays *arrays) { return range_count(arrays->units); }
 
 static struct range piece_at(struct range range, int64_t piece, int64_t index) {
   struct range at = {range.begin + index * piece, range.begin + (index + 1) * piece};
@@ -156,25 +156,32 @@ static void merge_slice(const struct favor_plan *plan, const void *from, void *i
   }
 }
 
-/* What a range's keys go into: it is cut into pieces, and each piece of each unit has a state. */
+/* What a range's keys go into: it is cut into pieces, and each piece of each unit has a state. Targets are counted from
+ * the first unit at hand. */
 struct targets {
   struct range range;
   int64_t piece, n_pieces; /* piece: tokens, whole runs */
-  void *rows;              /* [n_pieces][units] */
+  void *rows;              /* [n_pieces][units of the rank] */
 };
 
-static void *target_rows(const struct favor_plan *plan, const struct targets *targets, int64_t target) {
-  int64_t unit = target / targets->n_pieces, piece = target % targets->n_pieces;
-  return plan_unit_rows(plan, targets->rows, piece * n_units(plan) + unit);
+static int64_t target_unit(const struct block_arrays *arrays, const struct targets *targets, int64_t target) {
+  return arrays->units.begin + target / targets->n_pieces;
+}
+
+static void *target_rows(const struct favor_plan *plan, const struct block_arrays *arrays,
+                         const struct targets *targets, int64_t target) {
+  int64_t piece = target % targets->n_pieces;
+  return plan_unit_rows(plan, targets->rows, piece * range_count(plan->units) + target_unit(arrays, targets, target));
 }
 
 /* Brings what this thread absorbed apart to where it belongs. Each thread starts at another slice. */
-static void settle(struct favor_plan *plan, const struct targets *targets, int64_t target) {
-  omp_lock_t *locks = &plan->locks[target / targets->n_pieces * PLAN_SLICES];
+static void settle(struct favor_plan *plan, const struct block_arrays *arrays, const struct targets *targets,
+                   int64_t target) {
+  omp_lock_t *locks = &plan->locks[target_unit(arrays, targets, target) * PLAN_SLICES];
   for (int i = 0; i < PLAN_SLICES; i++) {
     int slice = (omp_get_thread_num() + i) % PLAN_SLICES;
     omp_set_lock(&locks[slice]);
-    merge_slice(plan, own_worker(plan)->rows, target_rows(plan, targets, target), slice);
+    merge_slice(plan, own_worker(plan)->rows, target_rows(plan, arrays, targets, target), slice);
     omp_unset_lock(&locks[slice]);
   }
 }
@@ -190,15 +197,15 @@ static void absorb_drawn(struct favor_plan *plan, const struct block_arrays *arr
     int64_t first = unit * n_runs + piece * piece_runs, last = first + piece_runs;
     if (last > (unit + 1) * n_runs) last = (unit + 1) * n_runs;
     end = last < drawn.end ? last : drawn.end;
-    struct work work = {plan, arrays, unit, {targets->range.begin + i % n_runs * run, 0}};
+    struct work work = {plan, arrays, arrays->units.begin + unit, {targets->range.begin + i % n_runs * run, 0}};
     work.range.end = work.range.begin + (end - i) * run;
     if (work.range.end > targets->range.end) work.range.end = targets->range.end;
     if (i == first && end == last) {
-      absorb(&work, target_rows(plan, targets, target));
+      absorb(&work, target_rows(plan, arrays, targets, target));
       continue;
     }
     if (target != *apart) {
-      if (*apart >= 0) settle(plan, targets, *apart);
+      if (*apart >= 0) settle(plan, arrays, targets, *apart);
       state_clear(&plan->engine, own_worker(plan)->rows);
       *apart = target;
     }
@@ -210,9 +217,9 @@ static void absorb_drawn(struct favor_plan *plan, const struct block_arrays *arr
 static void absorb_targets(struct favor_plan *plan, const struct block_arrays *arrays, const struct targets *targets) {
   int64_t n_runs = count_pieces(targets->range, plan->tokens.run_tokens), apart = -1;
   struct range drawn;
-  begin_drawing(plan, n_runs * n_units(plan));
+  begin_drawing(plan, n_runs * n_units(arrays));
   while (draw(plan, &drawn)) absorb_drawn(plan, arrays, targets, drawn, &apart);
-  if (apart >= 0) settle(plan, targets, apart);
+  if (apart >= 0) settle(plan, arrays, targets, apart);
 #pragma omp barrier
 }
 
@@ -228,11 +235,11 @@ static void emit_range(struct favor_plan *plan, const struct block_arrays *array
   int64_t tile = plan->engine.kernel->tile_tokens, n_tiles = count_pieces(range, tile), viewed = -1;
   struct worker *worker = own_worker(plan);
   struct range drawn;
-  begin_drawing(plan, n_tiles * n_units(plan));
+  begin_drawing(plan, n_tiles * n_units(arrays));
   while (draw(plan, &drawn)) {
     for (int64_t i = drawn.begin, end; i < drawn.end; i = end) {
-      int64_t unit = i / n_tiles;
-      end = (unit + 1) * n_tiles < drawn.end ? (unit + 1) * n_tiles : drawn.end;
+      int64_t unit = arrays->units.begin + i / n_tiles;
+      end = (i / n_tiles + 1) * n_tiles < drawn.end ? (i / n_tiles + 1) * n_tiles : drawn.end;
       struct work work = {plan, arrays, unit, {range.begin + i % n_tiles * tile, 0}};
       work.range.end = work.range.begin + (end - i) * tile;
       if (work.range.end > range.end) work.range.end = range.end;
@@ -247,22 +254,26 @@ static void emit_range(struct favor_plan *plan, const struct block_arrays *array
 /* ---- causal: when there are more threads than heads, a head is cut into chunks, as a shard is among ranks ---- */
 
 static void *chunk_rows(const struct favor_plan *plan, int64_t chunk, int64_t unit) {
-  return plan_unit_rows(plan, plan->chunk_rows, chunk * n_units(plan) + unit);
+  return plan_unit_rows(plan, plan->chunk_rows, chunk * range_count(plan->units) + unit);
 }
 
 /* By the team: every chunk's own keys, then, in order, what stands before each: chunk_rows become prefixes. */
 static void find_chunk_prefixes(struct favor_plan *plan, const struct block_arrays *arrays, struct range range,
                                 int64_t piece, int64_t n_chunks, void *rows) {
-#pragma omp for
-  for (int64_t i = 0; i < n_chunks * n_units(plan); i++) state_clear(&plan->engine, chunk_rows(plan, 0, i));
+#pragma omp for collapse(2)
+  for (int64_t chunk = 0; chunk < n_chunks; chunk++) {
+    for (int64_t unit = arrays->units.begin; unit < arrays->units.end; unit++) {
+      state_clear(&plan->engine, chunk_rows(plan, chunk, unit));
+    }
+  }
   struct targets targets = {.range = {range.begin, range.begin + (n_chunks - 1) * piece},
                             .piece = piece,
                             .n_pieces = n_chunks - 1,
                             .rows = chunk_rows(plan, 1, 0)};
   absorb_targets(plan, arrays, &targets);
 #pragma omp for
-  for (int64_t item = 0; item < n_units(plan) * PLAN_SLICES; item++) {
-    int64_t unit = item / PLAN_SLICES, slice = item % PLAN_SLICES;
+  for (int64_t item = 0; item < n_units(arrays) * PLAN_SLICES; item++) {
+    int64_t unit = arrays->units.begin + item / PLAN_SLICES, slice = item % PLAN_SLICES;
     merge_slice(plan, plan_unit_rows(plan, rows, unit), chunk_rows(plan, 0, unit), slice);
     for (int64_t chunk = 1; chunk < n_chunks; chunk++) {
       merge_slice(plan, chunk_rows(plan, chunk - 1, unit), chunk_rows(plan, chunk, unit), slice);
@@ -276,7 +287,7 @@ static void causal_range(struct favor_plan *plan, const struct block_arrays *arr
   int64_t n_chunks = plan->n_chunks < n_runs ? plan->n_chunks : n_runs;
   if (n_chunks < 2) {
 #pragma omp for schedule(dynamic)
-    for (int64_t unit = 0; unit < n_units(plan); unit++) {
+    for (int64_t unit = arrays->units.begin; unit < arrays->units.end; unit++) {
       struct work work = {plan, arrays, unit, range};
       causal(&work, plan_unit_rows(plan, rows, unit));
     }
@@ -286,12 +297,12 @@ static void causal_range(struct favor_plan *plan, const struct block_arrays *arr
   n_chunks = count_pieces(range, piece);
   find_chunk_prefixes(plan, arrays, range, piece, n_chunks, rows);
 #pragma omp for schedule(dynamic)
-  for (int64_t item = 0; item < n_chunks * n_units(plan); item++) {
-    struct work work = {plan, arrays, item / n_chunks, piece_at(range, piece, item % n_chunks)};
+  for (int64_t item = 0; item < n_chunks * n_units(arrays); item++) {
+    struct work work = {plan, arrays, arrays->units.begin + item / n_chunks, piece_at(range, piece, item % n_chunks)};
     causal(&work, chunk_rows(plan, item % n_chunks, work.unit));
   }
 #pragma omp for
-  for (int64_t unit = 0; unit < n_units(plan); unit++) {
+  for (int64_t unit = arrays->units.begin; unit < arrays->units.end; unit++) {
     state_clear(&plan->engine, plan_unit_rows(plan, rows, unit));
     binned_merge(chunk_rows(plan, n_chunks - 1, unit), plan_unit_rows(plan, rows, unit), plan->engine.shape.features);
   }
@@ -300,9 +311,11 @@ static void causal_range(struct favor_plan *plan, const struct block_arrays *arr
 /* ---- segments ---- */
 
 /* By the team. */
-static void clear_rows(const struct favor_plan *plan, void *rows) {
+static void clear_rows(const struct favor_plan *plan, const struct block_arrays *arrays, void *rows) {
 #pragma omp for
-  for (int64_t unit = 0; unit < n_units(plan); unit++) state_clear(&plan->engine, plan_unit_rows(plan, rows, unit));
+  for (int64_t unit = arrays->units.begin; unit < arrays->units.end; unit++) {
+    state_clear(&plan->engine, plan_unit_rows(plan, rows, unit));
+  }
 }
 
 static bool is_segment_start(const struct favor_plan *plan, int64_t token) {
@@ -311,7 +324,7 @@ static bool is_segment_start(const struct favor_plan *plan, int64_t token) {
 
 /* By the team: a segment, or a part of one. */
 static void attend_range(struct favor_plan *plan, const struct block_arrays *arrays, struct range range, void *rows) {
-  if (is_segment_start(plan, range.begin)) clear_rows(plan, rows);
+  if (is_segment_start(plan, range.begin)) clear_rows(plan, arrays, rows);
   if (plan->problem.is_causal) {
     causal_range(plan, arrays, range, rows);
     return;
@@ -341,10 +354,10 @@ static void attend_short_segments(struct favor_plan *plan, const struct block_ar
   plan->next_item = 0;
   int64_t item = 0; /* of the segment at hand, head 0 */
   int64_t mine = atomic_fetch_add(&plan->next_item, 1);
-  for (int64_t begin = range.begin; begin < range.end; item += n_units(plan)) {
+  for (int64_t begin = range.begin; begin < range.end; item += n_units(arrays)) {
     struct range segment = {begin, tokens_segment(&plan->tokens, begin).end};
-    for (; mine < item + n_units(plan); mine = atomic_fetch_add(&plan->next_item, 1)) {
-      struct work work = {plan, arrays, mine - item, segment};
+    for (; mine < item + n_units(arrays); mine = atomic_fetch_add(&plan->next_item, 1)) {
+      struct work work = {plan, arrays, arrays->units.begin + mine - item, segment};
       attend_alone(&work);
     }
     begin = segment.end;
@@ -372,7 +385,7 @@ static void attend_segments(struct favor_plan *plan, const struct block_arrays *
 }
 
 void execute_absorb(struct favor_plan *plan, const struct block_arrays *arrays, struct range range, enum slot slot) {
-  if (n_units(plan) == 0) return;
+  if (n_units(arrays) == 0) return;
 #pragma omp parallel num_threads(plan->threads)
   {
     binding_enter(plan->binding);
@@ -383,7 +396,7 @@ void execute_absorb(struct favor_plan *plan, const struct block_arrays *arrays, 
 
 void execute_emit(struct favor_plan *plan, const struct block_arrays *arrays, struct range range, enum slot slot,
                   bool has_keys) {
-  if (n_units(plan) == 0) return;
+  if (n_units(arrays) == 0) return;
 #pragma omp parallel num_threads(plan->threads)
   {
     binding_enter(plan->binding);
@@ -421,8 +434,9 @@ static void for_pieces(struct favor_plan *plan, const struct block_arrays *array
   {
     binding_enter(plan->binding);
 #pragma omp for
-    for (int64_t i = 0; i < n_units(plan) * n_pieces; i++) {
-      struct work work = {plan, arrays, i / n_pieces, piece_at(range, PIECE_TOKENS, i % n_pieces)};
+    for (int64_t i = 0; i < n_units(arrays) * n_pieces; i++) {
+      struct work work = {plan, arrays, arrays->units.begin + i / n_pieces,
+                          piece_at(range, PIECE_TOKENS, i % n_pieces)};
       struct refusal refusal;
       if (!function(&work, &refusal)) refuse(&work, refusal);
     }

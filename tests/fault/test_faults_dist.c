@@ -70,13 +70,14 @@ static void no_memory_for_a_group(void **state) {
   (void)state;
   struct favor_context *context = make_context();
   const enum favor_scan scans[] = {FAVOR_SCAN_EXSCAN, FAVOR_SCAN_DOUBLING, FAVOR_SCAN_CHAIN};
+  const struct dist_group_shape shape = {1, 8, 1000};
   int64_t n_failures = 0;
   for (int s = 0; s < 3; s++) {
     for (int i = 0; i < N_FAILING * 4; i++) {
       struct dist_group *group = NULL;
       bool is_failing = mpi_rank() == failing_rank(i / 4);
       fail_at = is_failing ? i % 4 : -1;
-      enum favor_status own = dist_group_create(context, 0, 8, 1000, scans[s], &group);
+      enum favor_status own = dist_group_create(context, 0, &shape, scans[s], NULL, &group);
       bool has_failed = is_failing && fail_at == -1; /* this rank makes that many allocations */
       fail_at = -1;
       int64_t any_failed = has_failed;

@@ -2,13 +2,14 @@
 #include "base/binned.h"
 #include "base/clock.h"
 #include "dist/agree.h"
-#include "dist/group.h"
+#include "dist/group_internal.h"
 #include "support/mpi_cmocka.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-static const enum favor_scan SCANS[] = {FAVOR_SCAN_AUTO, FAVOR_SCAN_EXSCAN, FAVOR_SCAN_DOUBLING, FAVOR_SCAN_CHAIN};
+static const enum favor_scan SCANS[] = {FAVOR_SCAN_AUTO, FAVOR_SCAN_EXSCAN, FAVOR_SCAN_DOUBLING, FAVOR_SCAN_CHAIN,
+                                        FAVOR_SCAN_NODES};
 enum { N_SCANS = sizeof SCANS / sizeof SCANS[0], UNTOUCHED = 0xA5 };
 
 struct shape {
@@ -71,8 +72,8 @@ static void merge_in_order(void *expected, const struct members *m, int n, struc
   free(state);
 }
 
-static enum favor_status finish(struct dist_group *group, bool is_polled) {
-  if (!is_polled) return dist_group_end(group);
+static enum favor_status finish(struct dist_group *group, int lane, bool is_polled) {
+  if (!is_polled) return dist_group_end(group, lane);
   double limit_s = clock_now_s() + 20;
   enum favor_status status = FAVOR_OK;
   for (bool is_done = false; !is_done && status == FAVOR_OK;) {
@@ -93,14 +94,14 @@ static bool is_exact(struct dist_group *group, const struct members *m, struct s
   memset(result, UNTOUCHED, bytes);
   memset(expected, UNTOUCHED, bytes);
   if (m->own > 0) merge_in_order(expected, m, m->own, shape, seed);
-  enum favor_status status = dist_scan_begin(group, partial, result);
-  if (status == FAVOR_OK) status = finish(group, is_polled);
+  enum favor_status status = dist_scan_begin(group, 0, shape.n_rows, partial, result);
+  if (status == FAVOR_OK) status = finish(group, 0, is_polled);
   bool is_scan_right = status == FAVOR_OK && memcmp(result, expected, bytes) == 0 && memcmp(partial, copy, bytes) == 0;
 
   /* The other ranks come to the reduction however the scan went here. */
   merge_in_order(expected, m, m->size, shape, seed);
-  status = dist_reduce_begin(group, partial);
-  if (status == FAVOR_OK) status = finish(group, is_polled);
+  status = dist_reduce_begin(group, 0, shape.n_rows, partial);
+  if (status == FAVOR_OK) status = finish(group, 0, is_polled);
   bool is_sum_right = status == FAVOR_OK && memcmp(partial, expected, bytes) == 0;
   free(partial);
   free(copy);
@@ -109,17 +110,24 @@ static bool is_exact(struct dist_group *group, const struct members *m, struct s
   return is_scan_right && is_sum_right;
 }
 
+/* Ranks that are to be taken for neighbours on one machine: how many; negative: ranks dealt out in turns to so many
+ * machines; 0: as it is. */
+static int ranks_of_node;
+
 static struct favor_context *make_context(void) {
   struct favor_context *context = NULL;
   enum favor_status status = favor_context_create(MPI_COMM_WORLD, &context);
   assert_all(status == FAVOR_OK);
+  if (ranks_of_node > 0) context->node = mpi_rank() / ranks_of_node * ranks_of_node;
+  if (ranks_of_node < 0) context->node = mpi_rank() % -ranks_of_node;
   return context;
 }
 
 static struct dist_group *make_group(struct favor_context *context, int64_t n_rows, size_t row_bytes,
                                      enum favor_scan scan) {
   struct dist_group *group = NULL;
-  enum favor_status status = dist_group_create(context, 0, n_rows, row_bytes, scan, &group);
+  const struct dist_group_shape shape = {1, n_rows, row_bytes};
+  enum favor_status status = dist_group_create(context, 0, &shape, scan, NULL, &group);
   assert_all(status == FAVOR_OK);
   return group;
 }
@@ -132,7 +140,8 @@ static void check_colors(int (*color_of)(int rank, int parameter), int parameter
   for (int s = 0; s < N_SCANS; s++) {
     struct dist_group *group = NULL;
     int color = color_of(mpi_rank(), parameter);
-    enum favor_status status = dist_group_create(context, color, shape.n_rows, row_bytes, SCANS[s], &group);
+    const struct dist_group_shape one = {1, shape.n_rows, row_bytes};
+    enum favor_status status = dist_group_create(context, color, &one, SCANS[s], NULL, &group);
     assert_all(status == FAVOR_OK);
     assert_all((group == NULL) == (m.own < 0));
     assert_all(!group || (dist_group_rank(group) == m.own && dist_group_size(group) == m.size));
@@ -233,14 +242,15 @@ static void begin_operation(struct operation *operation, struct dist_group *grou
   if (n_merged > 0) merge_in_order(operation->expected, &m, n_merged, shape, seed);
   dist_group_set(group, set.first, set.size);
   bool is_right = dist_group_rank(group) == m.own && dist_group_size(group) == m.size;
-  enum favor_status status = operation->is_scan ? dist_scan_begin(group, operation->partial, operation->result)
-                                                : dist_reduce_begin(group, operation->partial);
+  enum favor_status status = operation->is_scan
+                                 ? dist_scan_begin(group, 0, shape.n_rows, operation->partial, operation->result)
+                                 : dist_reduce_begin(group, 0, shape.n_rows, operation->partial);
   if (!is_right || status != FAVOR_OK) operation->expected[0] ^= 1; /* found out in the end, with the others */
 }
 
 static bool end_operation(const struct operation *operation, struct dist_group *group, bool is_polled) {
-  return finish(group, is_polled) == FAVOR_OK && memcmp(operation->is_scan ? operation->result : operation->partial,
-                                                        operation->expected, operation->bytes) == 0;
+  return finish(group, 0, is_polled) == FAVOR_OK && memcmp(operation->is_scan ? operation->result : operation->partial,
+                                                           operation->expected, operation->bytes) == 0;
 }
 
 /* Two groups of one axis with an operation each in flight, again and again, on other sets each time. */
@@ -260,7 +270,8 @@ static void check_sets(int (*color_of)(int rank, int parameter), int parameter, 
     struct dist_group *groups[2];
     for (int i = 0; i < 2; i++) {
       int color = color_of(mpi_rank(), parameter);
-      assert_all(dist_group_create(context, color, shape.n_rows, row_bytes, SCANS[s], &groups[i]) == FAVOR_OK);
+      const struct dist_group_shape one = {1, shape.n_rows, row_bytes};
+      assert_all(dist_group_create(context, color, &one, SCANS[s], NULL, &groups[i]) == FAVOR_OK);
     }
     int n_before = n_allocations;
     bool is_right = true;
@@ -307,6 +318,76 @@ static void sets_of_several_axes(void **state) {
   check_sets(ragged, 0, SMALL, 12);
 }
 
+/* Scans by nodes, of every size and in turns, of which sets cut off parts. */
+static void sets_of_ranks_on_several_machines(void **state) {
+  static const int sizes[] = {1, 2, 3, 4, -2};
+  (void)state;
+  for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+    ranks_of_node = sizes[i];
+    check_sets(whole, 0, SMALL, 8);
+    check_sets(interleaved, 2, SMALL, 4);
+  }
+  ranks_of_node = 0;
+}
+
+/* ---- lanes ------------------------------------------------------------------------------------------------------- */
+
+enum { N_LANES = 4, N_LANE_ROUNDS = 6 };
+
+/* An operation in every lane at once, scans and reductions of different numbers of rows, which end in another order
+ * than they began in; one of them stays in flight while its lane's neighbours are used again. */
+static void check_lanes(enum favor_scan scan) {
+  const struct shape most = {23, 9, 2};
+  const size_t row_bytes = binned_row_bytes(most.width, most.n_bins), bytes = row_bytes * (size_t)most.n_rows;
+  struct favor_context *context = make_context();
+  struct members axis = members_of(whole, 0);
+  struct dist_traffic traffic = {0};
+  struct dist_group *group = NULL;
+  const struct dist_group_shape lanes = {N_LANES, most.n_rows, row_bytes};
+  assert_all(dist_group_create(context, 0, &lanes, scan, &traffic, &group) == FAVOR_OK);
+  char *memory = malloc(3 * N_LANES * bytes);
+  assert_all(memory != NULL);
+  for (uint64_t round = 0; round < N_LANE_ROUNDS; round++) {
+    bool is_right = true;
+    for (int lane = 0; lane < N_LANES; lane++) {
+      const struct shape shape = {most.n_rows - lane - (int64_t)round, most.width, most.n_bins};
+      char *partial = memory + (size_t)(3 * lane) * bytes, *result = partial + bytes, *expected = result + bytes;
+      const bool is_scan = (lane + (int)round) % 3 != 0;
+      fill_state(partial, shape, mpi_rank(), 100 * round + (uint64_t)lane);
+      memset(result, UNTOUCHED, bytes);
+      memcpy(expected, is_scan ? result : partial, bytes);
+      const int n_merged = is_scan ? axis.own : axis.size;
+      if (n_merged > 0) merge_in_order(expected, &axis, n_merged, shape, 100 * round + (uint64_t)lane);
+      enum favor_status status = is_scan ? dist_scan_begin(group, lane, shape.n_rows, partial, result)
+                                         : dist_reduce_begin(group, lane, shape.n_rows, partial);
+      is_right = is_right && status == FAVOR_OK;
+    }
+    for (int i = 0; i < N_LANES; i++) {
+      const int lane = (3 * i + 2 * (int)round) % N_LANES;
+      const char *partial = memory + (size_t)(3 * lane) * bytes;
+      const size_t shape_bytes = row_bytes * (size_t)(most.n_rows - lane - (int64_t)round);
+      is_right = dist_group_end(group, lane) == FAVOR_OK && is_right;
+      is_right =
+          memcmp((lane + (int)round) % 3 != 0 ? partial + bytes : partial, partial + 2 * bytes, shape_bytes) == 0 &&
+          is_right;
+    }
+    assert_all(is_right && traffic.n_in_flight == 0);
+  }
+  assert_all(traffic.in_flight_s >= traffic.blocked_s && traffic.blocked_s >= 0);
+  assert_all((traffic.in_flight_s > 0) == (mpi_size() > 1));
+  free(memory);
+  dist_group_destroy(&group);
+  favor_context_destroy(&context);
+}
+
+static void lanes_do_not_meet(void **state) {
+  (void)state;
+  for (int s = 0; s < N_SCANS; s++) check_lanes(SCANS[s]);
+  ranks_of_node = 2;
+  check_lanes(FAVOR_SCAN_NODES);
+  ranks_of_node = 0;
+}
+
 /* One pass from each rank to each, while a scan of the other group is in flight. Sets do not matter, and who has
  * nothing to do need not call. */
 static void check_passes(struct shape shape, bool is_receiver_early) {
@@ -331,12 +412,12 @@ static void check_passes(struct shape shape, bool is_receiver_early) {
       if (mpi_rank() == to) fill_state(expected, shape, from, seed);
       enum favor_status status = FAVOR_OK;
       int64_t sent = dist_group_bytes_sent(group);
-      if (is_party && !waits) status = dist_pass_begin(group, from, to, given, into);
+      if (is_party && !waits) status = dist_pass_begin(group, from, to, shape.n_rows, given, into);
       MPI_Barrier(MPI_COMM_WORLD);
       begin_operation(&scan, other, &axis, shape, seed);
-      if (waits && status == FAVOR_OK) status = dist_pass_begin(group, from, to, given, into);
+      if (waits && status == FAVOR_OK) status = dist_pass_begin(group, from, to, shape.n_rows, given, into);
       bool is_scan_right = end_operation(&scan, other, true);
-      if (is_party && status == FAVOR_OK) status = dist_group_end(group);
+      if (is_party && status == FAVOR_OK) status = dist_group_end(group, DIST_LANE_PASS);
       bool is_right = status == FAVOR_OK && is_scan_right && memcmp(into, expected, bytes) == 0;
       int64_t expected_sent = from != to && mpi_rank() == from ? (int64_t)bytes : 0;
       assert_all(is_right && dist_group_bytes_sent(group) - sent == expected_sent);
@@ -372,7 +453,8 @@ static int64_t bytes_of_one_scan(enum favor_scan scan, struct shape shape) {
   assert_all(partial && result);
   fill_state(partial, shape, mpi_rank(), 1);
   assert_all(dist_group_bytes_sent(group) == 0);
-  assert_all(dist_scan_begin(group, partial, result) == FAVOR_OK && dist_group_end(group) == FAVOR_OK);
+  assert_all(dist_scan_begin(group, 0, shape.n_rows, partial, result) == FAVOR_OK &&
+             dist_group_end(group, 0) == FAVOR_OK);
   int64_t bytes = dist_group_bytes_sent(group);
   free(partial);
   free(result);
@@ -399,7 +481,7 @@ static int64_t states_of_one_reduction(struct shape shape) {
   char *sum = malloc(row_bytes * (size_t)shape.n_rows);
   assert_all(sum != NULL);
   fill_state(sum, shape, mpi_rank(), 1);
-  assert_all(dist_reduce_begin(group, sum) == FAVOR_OK && dist_group_end(group) == FAVOR_OK);
+  assert_all(dist_reduce_begin(group, 0, shape.n_rows, sum) == FAVOR_OK && dist_group_end(group, 0) == FAVOR_OK);
   double sent = (double)dist_group_bytes_sent(group);
   assert_all(dist_sum_double(context, &sent, 1) == FAVOR_OK);
   free(sum);
@@ -427,13 +509,24 @@ static void cost_chooses_doubling_for_small_and_chain_for_large(void **state) {
   assert_all(strcmp(dist_group_scan_name(large), mpi_size() > 2 ? "chain" : "doubling") == 0);
   dist_group_destroy(&small);
   dist_group_destroy(&large);
-  const char *const names[N_SCANS] = {NULL, "exscan", "doubling", "chain"};
+  const char *const names[N_SCANS] = {NULL, "exscan", "doubling", "chain", "nodes"};
   for (int s = 1; s < N_SCANS; s++) {
     struct dist_group *forced = make_group(context, 2, 200, SCANS[s]);
     assert_all(strcmp(dist_group_scan_name(forced), names[s]) == 0);
     dist_group_destroy(&forced);
   }
   favor_context_destroy(&context);
+}
+
+/* Many ranks of a node share its network card, small states are many messages: one rank a node is to send them. Two
+ * ranks, or one a node, gain nothing by it; and large states go by the chain, which leaves a node once. */
+static void cost_tells_when_nodes_are_worth_it(void **state) {
+  (void)state;
+  const struct group_layout cluster = {1024, 64}, spread = {1024, 1};
+  assert_true(group_nodes_seconds(cluster, 1e4) < group_doubling_seconds(cluster, 1e4));
+  assert_true(group_nodes_seconds(cluster, 1e4) < group_chain_seconds(cluster, 1e4));
+  assert_true(group_nodes_seconds(spread, 1e4) > group_doubling_seconds(spread, 1e4));
+  assert_true(group_chain_seconds(cluster, 1e9) < group_nodes_seconds(cluster, 1e9));
 }
 
 /* The ranks need not start together, and those that have to wait for nobody do not. */
@@ -449,11 +542,13 @@ static void first_rank_waits_for_nobody(void **state) {
     fill_state(partial, shape, mpi_rank(), 1);
     bool is_right = true;
     if (mpi_rank() == 0) {
-      is_right = dist_scan_begin(group, partial, result) == FAVOR_OK && dist_group_end(group) == FAVOR_OK;
+      is_right =
+          dist_scan_begin(group, 0, shape.n_rows, partial, result) == FAVOR_OK && dist_group_end(group, 0) == FAVOR_OK;
     }
     MPI_Barrier(MPI_COMM_WORLD); /* the others start only when the first has finished */
     if (mpi_rank() != 0) {
-      is_right = dist_scan_begin(group, partial, result) == FAVOR_OK && dist_group_end(group) == FAVOR_OK;
+      is_right =
+          dist_scan_begin(group, 0, shape.n_rows, partial, result) == FAVOR_OK && dist_group_end(group, 0) == FAVOR_OK;
     }
     assert_all(is_right);
     dist_group_destroy(&group);
@@ -467,7 +562,7 @@ static void nothing_in_flight_is_done(void **state) {
   struct dist_group *group = make_group(context, 3, 200, FAVOR_SCAN_AUTO);
   bool is_done = false;
   assert_all(dist_group_progress(group, &is_done) == FAVOR_OK && is_done);
-  assert_all(dist_group_end(group) == FAVOR_OK);
+  assert_all(dist_group_end(group, 0) == FAVOR_OK);
   dist_group_destroy(&group);
   dist_group_destroy(&group);
   favor_context_destroy(&context);
@@ -482,10 +577,13 @@ int main(int argc, char **argv) {
       mpi_unit_test(sets_change_between_operations),
       mpi_unit_test(sets_with_large_states),
       mpi_unit_test(sets_of_several_axes),
+      mpi_unit_test(sets_of_ranks_on_several_machines),
+      mpi_unit_test(lanes_do_not_meet),
       mpi_unit_test(states_pass_between_any_two_ranks),
       mpi_unit_test(bytes_sent_are_those_of_the_algorithm),
       mpi_unit_test(reductions_send_what_their_algorithm_does),
       mpi_unit_test(cost_chooses_doubling_for_small_and_chain_for_large),
+      mpi_unit_test(cost_tells_when_nodes_are_worth_it),
       mpi_unit_test(first_rank_waits_for_nobody),
       mpi_unit_test(nothing_in_flight_is_done),
   };
