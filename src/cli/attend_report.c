@@ -15,6 +15,7 @@ static const char *const phase_names[ATTEND_N_PHASES] = {
 struct summary {
   double seconds[ATTEND_N_PHASES]; /* of the slowest rank, phase by phase */
   int64_t peak_bytes, peak_rank, bytes_sent;
+  double in_flight_s, blocked_s; /* means over the ranks: states on their way, and waited for */
   double tokens_per_s, gflops;
   char grid[48];
 };
@@ -24,8 +25,12 @@ static enum favor_status gather(struct attend *attend, struct summary *summary) 
   favor_plan_times(attend->plan, &times);
   for (int i = 0; i < ATTEND_N_PHASES; i++) summary->seconds[i] = attend->seconds[i];
   summary->bytes_sent = times.bytes_sent;
+  double traffic[] = {times.in_flight_s, times.blocked_s};
   enum favor_status status = dist_max_double(attend->context, summary->seconds, ATTEND_N_PHASES);
   if (status == FAVOR_OK) status = dist_max_int64(attend->context, &summary->bytes_sent, 1);
+  if (status == FAVOR_OK) status = dist_sum_double(attend->context, traffic, 2);
+  summary->in_flight_s = traffic[0] / favor_context_size(attend->context);
+  summary->blocked_s = traffic[1] / favor_context_size(attend->context);
   if (status == FAVOR_OK) status = report_peak_memory(attend->context, &summary->peak_bytes, &summary->peak_rank);
   double total = summary->seconds[ATTEND_TOTAL];
   summary->tokens_per_s = (double)attend->problem.batch * (double)attend->problem.tokens / total;
@@ -76,18 +81,25 @@ static json_t *pack_pilot(const struct attend *attend) {
                    "target_error", pilot->target, "reached", (int)pilot->is_reached, "trials", trials);
 }
 
+/* hidden_share: of the time in which states travelled, that in which ranks computed; null where none travelled. */
+static json_t *pack_communication(const struct summary *summary) {
+  const bool has_any = summary->in_flight_s > 0;
+  return json_pack("{s:f, s:f, s:o}", "seconds", summary->in_flight_s, "blocked_seconds", summary->blocked_s,
+                   "hidden_share", has_any ? json_real(1 - summary->blocked_s / summary->in_flight_s) : json_null());
+}
+
 static json_t *pack(const struct attend *attend, const struct summary *summary) {
   const struct favor_plan_info *info = &attend->info;
   json_t *object = report_object(attend->command);
-  json_t *more =
-      json_pack("{s:i, s:s, s:s, s:s, s:s, s:o, s:o, s:f, s:f, s:I, s:I, s:I, s:b, s:I, s:I, s:o, s:o}", "threads",
-                info->threads, "binding", info->binding, "kernel", info->kernel, "grid", summary->grid, "scan",
-                info->scan, "shape", pack_shape(&attend->problem), "seconds", pack_seconds(summary), "tokens_per_s",
-                summary->tokens_per_s, "gflops", summary->gflops, "peak_memory_bytes", (json_int_t)summary->peak_bytes,
-                "bytes_sent", (json_int_t)summary->bytes_sent, "state_bytes", (json_int_t)info->state_bytes,
-                "strictly_causal", (int)info->is_strictly_causal, "checkpoints", (json_int_t)attend->n_checkpoints,
-                "resumed_at", (json_int_t)attend->resumed.position.tokens_emitted, "certificate",
-                pack_certificate(attend), "pilot", pack_pilot(attend));
+  json_t *more = json_pack(
+      "{s:i, s:s, s:s, s:s, s:s, s:o, s:o, s:f, s:f, s:I, s:I, s:o, s:I, s:b, s:I, s:I, s:o, s:o}", "threads",
+      info->threads, "binding", info->binding, "kernel", info->kernel, "grid", summary->grid, "scan", info->scan,
+      "shape", pack_shape(&attend->problem), "seconds", pack_seconds(summary), "tokens_per_s", summary->tokens_per_s,
+      "gflops", summary->gflops, "peak_memory_bytes", (json_int_t)summary->peak_bytes, "bytes_sent",
+      (json_int_t)summary->bytes_sent, "communication", pack_communication(summary), "state_bytes",
+      (json_int_t)info->state_bytes, "strictly_causal", (int)info->is_strictly_causal, "checkpoints",
+      (json_int_t)attend->n_checkpoints, "resumed_at", (json_int_t)attend->resumed.position.tokens_emitted,
+      "certificate", pack_certificate(attend), "pilot", pack_pilot(attend));
   bool is_complete = object && more && json_object_update(object, more) == 0;
   json_decref(more);
   if (is_complete) return object;
@@ -162,6 +174,9 @@ static void print_table(const struct attend *attend, const struct summary *summa
   printf("  speed    %.4g tokens/s, %.4g Gflop/s\n", summary->tokens_per_s, summary->gflops);
   printf("  states   %s for all heads, at most %s sent by a rank\n", report_bytes((double)info->state_bytes, state),
          report_bytes((double)summary->bytes_sent, sent));
+  if (summary->in_flight_s > 0)
+    printf("  on their way for %.3f s a rank, %.1f %% of it hidden behind arithmetic\n", summary->in_flight_s,
+           100 * (1 - summary->blocked_s / summary->in_flight_s));
   if (attend->has_pilot) print_pilot(&attend->pilot);
   const struct certificate_subject subject = subject_of(attend);
   if (attend->has_certificate) certificate_print(&attend->certificate, &subject);

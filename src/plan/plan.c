@@ -262,16 +262,16 @@ static void choose_transform(struct favor_plan *plan, const double *data) {
   if (plan->engine.shape.key_width == problem->key_width) plan->engine.shape.hadamard_width = width;
 }
 
-/* Into how many batches the units of a row of the grid are cut, so that states of some travel while others are
- * computed; but few where there is little to compute, as a batch has to keep all threads busy. The same on all ranks of
- * a row. */
-static int count_batches(const struct favor_plan *plan) {
-  enum { MOST = 8, RUNS_OF_BATCH = 64 };
+/* Into how many batches the units of a row of the grid are cut, so that states of some travel while others are computed;
+ * but few where there is little to compute, as a batch has to keep all threads busy. The same on all ranks of a row.
+ * most_threads: of any rank. */
+static int count_batches(const struct favor_plan *plan, int64_t most_threads) {
+  enum { MOST = 8, RUNS_OF_THREAD = 8 };
   const struct schedule *schedule = &plan->schedule;
   const int64_t n_units = range_count(plan->units), window = schedule->window_tokens;
   const int64_t tokens = window > 0 && window < plan->tokens.n_tokens ? window : plan->tokens.n_tokens;
   const int64_t n_runs = n_units * (tokens / schedule->n_parts / plan->tokens.run_tokens);
-  int64_t n = n_runs / RUNS_OF_BATCH;
+  int64_t n = n_runs / (RUNS_OF_THREAD * most_threads);
   if (n > n_units) n = n_units;
   return n < 1 ? 1 : n > MOST ? MOST : (int)n;
 }
@@ -281,7 +281,9 @@ static void make_groups(struct favor_plan *plan) {
   int64_t row = plan->context->rank / plan->grid.tokens;
   int color = row < plan->grid.heads ? (int)row : -1;
   if (plan->method) dist_axis_create(plan->context, color, plan->method->n_pieces(plan), &plan->axis);
-  plan->n_batches = count_batches(plan);
+  int64_t most_threads = plan->threads;
+  dist_max_int64(plan->context, &most_threads, 1);
+  plan->n_batches = count_batches(plan, most_threads);
   const int64_t batch_units = (range_count(plan->units) + plan->n_batches - 1) / plan->n_batches;
   const struct dist_group_shape shape = {.n_lanes = plan->n_batches,
                                          .n_rows = batch_units * plan->engine.shape.features,
