@@ -19,7 +19,7 @@ FAVOR_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
   )
   TEST_PACKAGES=(hdf5-tools gnuplot-nox)
   FUZZ_PACKAGES=(clang libclang-rt-14-dev libomp-dev)
-  SLOW_TEST_PACKAGES=(slurm-wlm munge "${FUZZ_PACKAGES[@]}")
+  SLOW_TEST_PACKAGES=(slurm-wlm munge libsimgrid-dev "${FUZZ_PACKAGES[@]}")
 }
 
 say() { printf '%s\n' "$*" >&2; }
