@@ -51,6 +51,6 @@ int __wrap_MPI_Comm_split_type(MPI_Comm comm, int type, int key, MPI_Info info, 
 
 /* Between two looks at what is in flight: without it, simulated time would stand still. */
 int __wrap_sched_yield(void) {
-  sim_pass(SIM_POLL_S);
+  sim_pass(sim_hooks.poll_s);
   return 0;
 }

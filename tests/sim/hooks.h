@@ -4,12 +4,10 @@
 
 #include <stdbool.h>
 
-/* From a call of MPI that finds nothing to the next one. */
-#define SIM_POLL_S 2e-7
-
 /* The ranks are threads of one process and give all the same, so that these are globals. */
 extern struct sim_hooks {
   double merge_s_per_row;
+  double poll_s; /* what it takes to look at an operation in flight */
   bool is_timed; /* states have no content: ranks share their memory, and merging takes its time only */
 } sim_hooks;
 

@@ -28,6 +28,7 @@ struct given {
   double tokens, heads, batch, tile; /* of a rank; heads of a batch; tokens of a tile */
   double rows, width;                /* of the state of a head */
   double absorb_ns, emit_ns;         /* a token and head */
+  double poll_ns;                    /* a look at an operation in flight */
   double merge_s_per_byte;
   double is_check;
 };
@@ -83,11 +84,17 @@ static void read_value(struct given *given, const char *word) {
   const struct {
     const char *name;
     double *value;
-  } values[] = {{"tokens", &given->tokens},       {"heads", &given->heads},
-                {"batch", &given->batch},         {"tile", &given->tile},
-                {"rows", &given->rows},           {"width", &given->width},
-                {"absorb_ns", &given->absorb_ns}, {"emit_ns", &given->emit_ns},
-                {"check", &given->is_check},      {"merge_s_per_byte", &given->merge_s_per_byte}};
+  } values[] = {{"tokens", &given->tokens},
+                {"heads", &given->heads},
+                {"batch", &given->batch},
+                {"tile", &given->tile},
+                {"rows", &given->rows},
+                {"width", &given->width},
+                {"absorb_ns", &given->absorb_ns},
+                {"emit_ns", &given->emit_ns},
+                {"poll_ns", &given->poll_ns},
+                {"check", &given->is_check},
+                {"merge_s_per_byte", &given->merge_s_per_byte}};
   for (size_t i = 0; i < sizeof values / sizeof values[0]; i++) {
     const size_t length = strlen(values[i].name);
     if (strncmp(word, values[i].name, length) != 0 || word[length] != '=') continue;
@@ -118,7 +125,9 @@ static char *states(const struct run *run, int64_t n) {
 static void prepare(struct run *run) {
   const struct given *given = &run->given;
   const size_t row_bytes = binned_row_bytes((int64_t)given->width, 2);
-  sim_hooks = (struct sim_hooks){given->merge_s_per_byte * (double)row_bytes, !given->is_check};
+  sim_hooks = (struct sim_hooks){.merge_s_per_row = given->merge_s_per_byte * (double)row_bytes,
+                                 .poll_s = given->poll_ns * 1e-9,
+                                 .is_timed = !given->is_check};
   if (favor_context_create(MPI_COMM_WORLD, &run->context) != FAVOR_OK) leave("no", "context");
   run->size = run->context->size - run->is_linear;
   run->rank = run->context->rank < run->size ? run->context->rank : -1;
@@ -152,7 +161,7 @@ static void compute(struct run *run, double price_ns) {
   bool is_done = run->traffic.n_in_flight == 0;
   for (double left = run->given.tokens * run->given.batch; left > 0;) {
     const double n = is_done || left < run->given.tile ? left : run->given.tile;
-    sim_pass(n * price_ns * 1e-9 + SIM_POLL_S * run->traffic.n_in_flight);
+    sim_pass(n * price_ns * 1e-9 + sim_hooks.poll_s * run->traffic.n_in_flight);
     need(dist_group_progress(run->group, &is_done) == FAVOR_OK, run);
     left -= n;
   }
