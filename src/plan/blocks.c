@@ -212,7 +212,7 @@ static void start_span(struct favor_plan *plan, int parity, struct range window)
 static int count_absorbed_batches(const struct favor_plan *plan) {
   const struct span *span = &plan->spans[0];
   const bool is_all = span->is_member && span->first_part == 0 && span->n_parts == plan->schedule.n_parts;
-  return is_all && span->n_parts <= plan->n_batches ? (int)span->n_parts - 1 : plan->n_batches;
+  return is_all ? (int)cost_absorbed_batches(span->n_parts, plan->n_batches) : plan->n_batches;
 }
 
 /* What others need to know of this part's keys, batch by batch on its way to them. */
