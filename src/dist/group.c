@@ -255,9 +255,9 @@ static enum favor_status pass_progress(struct group_lane *lane, bool *is_done) {
   return dist_check(lane->group->context, mpi_code, "passing a state");
 }
 
-enum favor_status dist_pass_begin(struct dist_group *group, int from, int to, int64_t n_rows, const void *state,
-                                  void *into) {
-  struct group_lane *lane = group_lane_at(group, DIST_LANE_PASS);
+enum favor_status dist_pass_begin(struct dist_group *group, int lane_index, int from, int to, int64_t n_rows,
+                                  const void *state, void *into) {
+  struct group_lane *lane = group_lane_at(group, lane_index);
   FAVOR_ASSERT(!lane->progress);
   FAVOR_ASSERT(from >= 0 && from < group->axis_size && to >= 0 && to < group->axis_size);
   if (group->context->is_dead) return FAVOR_EMPI;

@@ -17,7 +17,7 @@
 
 struct dist_group; /* a communicator, a row type, the merge as an MPI operation, lanes with their scratch */
 
-/* Beside the numbered lanes: that of dist_pass_begin. */
+/* Beside the numbered lanes, for dist_pass_begin alone. */
 enum { DIST_LANE_PASS = -1 };
 
 /* What the operations of some groups took on this rank. */
@@ -66,11 +66,11 @@ enum favor_status dist_scan_begin(struct dist_group *group, int lane, int64_t n_
                                   void *result);
 /* Starts the all-reduce in place: state = merge of all ranks' states. */
 enum favor_status dist_reduce_begin(struct dist_group *group, int lane, int64_t n_rows, void *state);
-/* Starts passing a state, of any number of rows, from one rank of the axis to another (places on the axis, whatever the
- * sets), in DIST_LANE_PASS: `state` of `from` arrives in `into` on `to`; each is looked at on that rank only. The other
- * ranks do nothing, and need not call this. from == to copies. The receiver may begin before the sender does. */
-enum favor_status dist_pass_begin(struct dist_group *group, int from, int to, int64_t n_rows, const void *state,
-                                  void *into);
+/* Starts passing rows from one rank of the axis to another (places on the axis, whatever the sets): `state` of `from`
+ * arrives in `into` on `to`; each is looked at on that rank only. The other ranks do nothing, and need not call this.
+ * from == to copies. The receiver may begin before the sender does. DIST_LANE_PASS takes any number of rows. */
+enum favor_status dist_pass_begin(struct dist_group *group, int lane, int from, int to, int64_t n_rows,
+                                  const void *state, void *into);
 /* Lets all lanes advance; *is_done when nothing is left. Cheap. */
 enum favor_status dist_group_progress(struct dist_group *group, bool *is_done);
 /* Blocks until the operation in flight in a lane, if any, is complete; the others advance meanwhile. */

@@ -180,7 +180,8 @@ static int64_t last_part(const struct favor_plan *plan, struct range window) {
 static void carry_begin(struct favor_plan *plan, int64_t last, const void *state) {
   bool is_party = plan->schedule.part == 0 || plan->schedule.part == last;
   if (last == 0 || !is_party) return;
-  dist_pass_begin(plan->groups[0], (int)last, 0, n_units(plan) * plan->engine.shape.features, state, plan->received[0]);
+  dist_pass_begin(plan->groups[0], DIST_LANE_PASS, (int)last, 0, n_units(plan) * plan->engine.shape.features, state,
+                  plan->received[0]);
   plan->is_carried = true;
 }
 
@@ -202,56 +203,136 @@ static void start_span(struct favor_plan *plan, int parity, struct range window)
   }
 }
 
+/* Of the batches, those whose keys all parts absorb before any outputs are computed: all of them; or, where one span is
+ * all there is, enough of them to keep every part busy while the others are relayed.
+ *
+ * A relayed batch is not absorbed first, which costs half as much again as its outputs: a part waits for what stands
+ * before it, computes the outputs, and so has what stands before the next part. Part p gets the first of them when the
+ * parts before it have each computed one batch, and meanwhile computes p of those that were absorbed. */
+static int count_absorbed_batches(const struct favor_plan *plan) {
+  const struct span *span = &plan->spans[0];
+  const bool is_all = span->is_member && span->first_part == 0 && span->n_parts == plan->schedule.n_parts;
+  return is_all ? (int)cost_absorbed_batches(span->n_parts, plan->n_batches) : plan->n_batches;
+}
+
 /* What others need to know of this part's keys, batch by batch on its way to them. */
-static void tell_span(struct favor_plan *plan, const struct block_arrays *arrays, int parity, struct range window) {
+static void tell_span(struct favor_plan *plan, const struct block_arrays *arrays, int parity, struct range window,
+                      int n_absorbed) {
   const struct span *span = &plan->spans[parity];
   void *partial = plan->rows[SLOT_SPAN_0 + parity];
-  /* The last of a span has nobody to tell but the next block. */
-  const bool is_needed = !span->is_last || (span->piece.end == window.end && is_wanted_at(plan, window.end));
+  /* The last of a span has nobody to tell but the next block, which relayed batches keep waiting anyway. */
+  const bool goes_on = n_absorbed == plan->n_batches && span->piece.end == window.end && is_wanted_at(plan, window.end);
   start_span(plan, parity, window);
-  for (int batch = 0; batch < plan->n_batches; batch++) {
+  for (int batch = 0; batch < n_absorbed; batch++) {
     const struct block_arrays of = batch_arrays(plan, arrays, batch);
-    if (is_needed) absorb(plan, &of, span->piece, SLOT_SPAN_0 + parity);
+    if (!span->is_last || goes_on) absorb(plan, &of, span->piece, SLOT_SPAN_0 + parity);
     dist_scan_begin(plan->groups[parity], batch, batch_n_rows(plan, batch), batch_rows(plan, partial, batch),
                     batch_rows(plan, plan->received[parity], batch));
   }
 }
 
-/* Outputs that wait for the ranks before, batch by batch. carry_from: the last part, when what is then the state at the
- * window's end goes on; else -1. */
-static void emit_waiting(struct favor_plan *plan, const struct block_arrays *arrays, int parity, int64_t carry_from) {
-  void *total = plan->rows[SLOT_SPAN_0 + parity], *received = plan->received[parity];
-  for (int batch = 0; batch < plan->n_batches; batch++) {
-    const struct block_arrays of = batch_arrays(plan, arrays, batch);
-    end(plan, parity, batch);
-    memcpy(batch_rows(plan, plan->rows[SLOT_WAITING], batch), batch_rows(plan, received, batch),
-           batch_bytes(plan, batch));
-    if (carry_from >= 0) {
-      binned_merge(batch_rows(plan, received, batch), batch_rows(plan, total, batch), batch_n_rows(plan, batch));
-      if (batch + 1 == plan->n_batches) carry_begin(plan, carry_from, total);
-    }
-    emit(plan, &of, plan->spans[parity].piece, SLOT_WAITING, true);
+/* Outputs of a batch that waits for the parts before; SLOT_WAITING then has its state at the end of the piece. */
+static void emit_waiting(struct favor_plan *plan, const struct block_arrays *arrays, int parity, int batch) {
+  const struct block_arrays of = batch_arrays(plan, arrays, batch);
+  end(plan, parity, batch);
+  memcpy(batch_rows(plan, plan->rows[SLOT_WAITING], batch), batch_rows(plan, plan->received[parity], batch),
+         batch_bytes(plan, batch));
+  emit(plan, &of, plan->spans[parity].piece, SLOT_WAITING, true);
+}
+
+/* Ends what is still on its way to others. */
+static void end_all(struct favor_plan *plan) {
+  for (int parity = 0; parity < 2; parity++) {
+    for (int batch = 0; batch < plan->n_batches && plan->spans[parity].is_member; batch++) end(plan, parity, batch);
   }
 }
 
-static void causal_block(struct favor_plan *plan, const struct block_arrays *arrays, struct range window,
-                         struct range share) {
+static void relay(struct favor_plan *plan, int batch, int64_t from, void *state, void *into) {
+  dist_pass_begin(plan->groups[0], batch, (int)from, (int)from + 1, batch_n_rows(plan, batch),
+                  state ? batch_rows(plan, state, batch) : NULL, into ? batch_rows(plan, into, batch) : NULL);
+}
+
+/* One span over all parts, of which this is the first. */
+static void relay_first(struct favor_plan *plan, const struct block_arrays *arrays, struct range share,
+                        int n_absorbed) {
+  for (int batch = n_absorbed; batch < plan->n_batches; batch++) {
+    const struct block_arrays of = batch_arrays(plan, arrays, batch);
+    emit(plan, &of, share, SLOT_OWN, true);
+    relay(plan, batch, 0, plan->rows[SLOT_OWN], NULL);
+  }
+  struct block_arrays absorbed = *arrays;
+  absorbed.units.end = plan_batch(plan, n_absorbed).begin;
+  emit(plan, &absorbed, share, SLOT_OWN, true);
+}
+
+/* The same of which this is a later part. */
+static void relay_later(struct favor_plan *plan, const struct block_arrays *arrays, struct range share,
+                        int n_absorbed) {
+  const int64_t part = plan->schedule.part;
+  for (int batch = 0; batch < part; batch++) emit_waiting(plan, arrays, 0, batch);
+  for (int batch = n_absorbed; batch < plan->n_batches; batch++) {
+    emit_waiting(plan, arrays, 0, batch);
+    if (!plan->spans[0].is_last) relay(plan, batch, part, plan->rows[SLOT_WAITING], NULL);
+  }
+  for (int batch = (int)part; batch < n_absorbed; batch++) emit_waiting(plan, arrays, 0, batch);
+  emit(plan, arrays, (struct range){plan->spans[0].piece.end, share.end}, SLOT_OWN, true);
+}
+
+static void relayed_block(struct favor_plan *plan, const struct block_arrays *arrays, struct range window,
+                          struct range share, int n_absorbed) {
+  const struct span *span = &plan->spans[0];
+  for (int batch = n_absorbed; batch < plan->n_batches && !span->is_first; batch++) {
+    relay(plan, batch, plan->schedule.part - 1, NULL, plan->received[0]);
+  }
+  tell_span(plan, arrays, 0, window, n_absorbed);
+  if (span->is_first) {
+    relay_first(plan, arrays, share, n_absorbed);
+  } else {
+    relay_later(plan, arrays, share, n_absorbed);
+  }
+  end_all(plan);
+  const bool is_in_span = span->is_last && span->piece.end == window.end;
+  if (is_wanted_at(plan, window.end)) {
+    carry_begin(plan, last_part(plan, window), plan->rows[is_in_span ? SLOT_WAITING : SLOT_OWN]);
+  }
+}
+
+/* All parts absorb everything first. */
+static void absorbed_block(struct favor_plan *plan, const struct block_arrays *arrays, struct range window,
+                           struct range share) {
   const int64_t last = last_part(plan, window);
   const bool goes_on = is_wanted_at(plan, window.end), is_last = plan->schedule.part == last;
   int waiting = -1;
   for (int parity = 0; parity < 2; parity++) {
     if (!plan->spans[parity].is_member) continue;
-    tell_span(plan, arrays, parity, window);
+    tell_span(plan, arrays, parity, window, plan->n_batches);
     if (!plan->spans[parity].is_first) waiting = parity;
   }
   emit(plan, arrays, (struct range){waiting >= 0 ? plan->spans[waiting].piece.end : share.begin, share.end}, SLOT_OWN,
        true);
   const bool is_in_span = waiting >= 0 && plan->spans[waiting].piece.end == window.end;
-  if (waiting >= 0) emit_waiting(plan, arrays, waiting, goes_on && is_last && is_in_span ? last : -1);
-  for (int parity = 0; parity < 2; parity++) {
-    for (int batch = 0; batch < plan->n_batches && plan->spans[parity].is_member; batch++) end(plan, parity, batch);
+  for (int batch = 0; batch < plan->n_batches && waiting >= 0; batch++) {
+    void *total = plan->rows[SLOT_SPAN_0 + waiting];
+    end(plan, waiting, batch);
+    if (goes_on && is_last && is_in_span) {
+      binned_merge(batch_rows(plan, plan->received[waiting], batch), batch_rows(plan, total, batch),
+                   batch_n_rows(plan, batch));
+      if (batch + 1 == plan->n_batches) carry_begin(plan, last, total);
+    }
+    emit_waiting(plan, arrays, waiting, batch);
   }
+  end_all(plan);
   if (goes_on && !(is_last && is_in_span)) carry_begin(plan, last, plan->rows[SLOT_OWN]);
+}
+
+static void causal_block(struct favor_plan *plan, const struct block_arrays *arrays, struct range window,
+                         struct range share) {
+  const int n_absorbed = count_absorbed_batches(plan);
+  if (n_absorbed < plan->n_batches) {
+    relayed_block(plan, arrays, window, share, n_absorbed);
+  } else {
+    absorbed_block(plan, arrays, window, share);
+  }
 }
 
 void blocks_attend(struct favor_plan *plan, const struct block_arrays *arrays, const struct planned_block *block) {

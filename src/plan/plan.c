@@ -266,14 +266,14 @@ static void choose_transform(struct favor_plan *plan, const double *data) {
  * but few where there is little to compute, as a batch has to keep all threads busy. The same on all ranks of a row.
  * most_threads: of any rank. */
 static int count_batches(const struct favor_plan *plan, int64_t most_threads) {
-  enum { MOST = 8, RUNS_OF_THREAD = 8 };
+  enum { RUNS_OF_THREAD = 8 };
   const struct schedule *schedule = &plan->schedule;
   const int64_t n_units = range_count(plan->units), window = schedule->window_tokens;
   const int64_t tokens = window > 0 && window < plan->tokens.n_tokens ? window : plan->tokens.n_tokens;
   const int64_t n_runs = n_units * (tokens / schedule->n_parts / plan->tokens.run_tokens);
   int64_t n = n_runs / (RUNS_OF_THREAD * most_threads);
   if (n > n_units) n = n_units;
-  return n < 1 ? 1 : n > MOST ? MOST : (int)n;
+  return n < 1 ? 1 : n > COST_MOST_BATCHES ? COST_MOST_BATCHES : (int)n;
 }
 
 /* Two groups a row of the grid, as a rank may be in two spans; or the axis of a method. */

@@ -187,7 +187,7 @@ static void run_every_grid(const struct run_contexts *contexts, const struct anc
       way.grid_heads = grid_heads;
       way.grid_tokens = grid_tokens;
       way.threads = 1 + (int)(turn % 3);
-      way.scan = (enum favor_scan)(turn % 4);
+      way.scan = (enum favor_scan)(turn % (FAVOR_SCAN_NODES + 1));
       way.block_tokens = blocks[turn % 3];
       run_one_way(contexts, a, &way, turn % 5 < 2 ? RUN_BLOCKS : RUN_EXECUTE, false);
     }
@@ -198,7 +198,7 @@ static void run_every_scan(const struct run_contexts *contexts, const struct anc
   struct favor_problem way = a->problem;
   way.grid_heads = 1;
   way.grid_tokens = mpi_size();
-  for (int scan = FAVOR_SCAN_EXSCAN; scan <= FAVOR_SCAN_CHAIN; scan++) {
+  for (int scan = FAVOR_SCAN_EXSCAN; scan <= FAVOR_SCAN_NODES; scan++) {
     way.scan = (enum favor_scan)scan;
     way.threads = 1 + scan % 3;
     way.block_tokens = scan % 3 * run_tokens;
@@ -314,6 +314,33 @@ static void ragged_segments_of(const struct run_contexts *contexts, struct favor
 static void ragged_segments(void **state) {
   (void)state;
   for_each_kind(ragged_segments_of, 1);
+}
+
+/* Heads enough, and tokens enough of each, that they are cut into batches whose states travel one after another; and
+ * where tokens are one segment over no more ranks than batches, some are not absorbed first but relayed from rank to
+ * rank. */
+static void batches_of_heads(void **state) {
+  (void)state;
+  struct run_contexts contexts = run_contexts_open();
+  for (int kind = 0; kind < 4; kind++) {
+    struct favor_problem problem = problem_of(kind % 2, FAVOR_PRECISION_F32);
+    problem.kernel = "reference";
+    problem.heads = problem.kv_heads = 8;
+    problem.key_width = 5;
+    problem.value_width = 3;
+    problem.features = 7;
+    const int64_t run = run_tokens_of(contexts.self, &problem), n = 8 * run * mpi_size() + run / 2;
+    int64_t segments[] = {0, run + 3, n / 2 + 5, n - run - 1, n};
+    problem.tokens = n;
+    if (kind >= 2) problem.segments = segments;
+    if (kind >= 2) problem.n_segments = 4;
+    struct anchored a;
+    anchored_create(&problem, 30 + (uint64_t)kind, 1.0, &a);
+    anchored_run(&contexts, &a);
+    run_every_scan(&contexts, &a, 8 * run);
+    anchored_destroy(&a);
+  }
+  run_contexts_close(&contexts);
 }
 
 /* Fewer tokens than a run, than ranks, and none. */
@@ -463,6 +490,7 @@ int main(int argc, char **argv) {
       mpi_unit_test(a_hadamard_projection),
       mpi_unit_test(other_maps),
       mpi_unit_test(ragged_segments),
+      mpi_unit_test(batches_of_heads),
       mpi_unit_test(lengths_that_do_not_divide),
       mpi_unit_test(keys_that_span_40_bits),
       mpi_unit_test(a_segment_alone_or_packed),
