@@ -9,6 +9,7 @@
  *
  * SCAN: those of --scan; linear, which is exscan where MPI's own cannot be called, on all ranks but the last; and
  * allgather, what others do: when all heads are absorbed every rank gets all states, and merges those it needs. */
+#include <math.h>
 #include <mpi.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -213,8 +214,8 @@ static void time_run(struct run *run) {
   need(dist_max_double(run->context, worst, 4) == FAVOR_OK && dist_sum_double(run->context, sum, 2) == FAVOR_OK, run);
   if (run->rank != 0) return;
   printf("%s,%s,%d,%.0f,%.6f,%.6f,%.4f,%.4f,%.0f,%zu\n", run->is_causal ? "causal" : "bidirectional", run->name,
-         run->size, run->given.tokens, worst[0], worst[1], sum[0] > 0 ? 1 - sum[1] / sum[0] : 1, 1 - worst[2], worst[3],
-         run->batch_bytes * (size_t)run->n_batches);
+         run->size, run->given.tokens, worst[0], worst[1], sum[0] > 0 ? fdim(1, sum[1] / sum[0]) : 1, fdim(1, worst[2]),
+         worst[3], run->batch_bytes * (size_t)run->n_batches);
 }
 
 static void check_run(struct run *run) {
