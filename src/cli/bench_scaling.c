@@ -5,6 +5,7 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/memory.h"
@@ -105,9 +106,10 @@ static enum favor_status plan_points(struct scaling *scaling) {
   return status;
 }
 
-/* Collective: nothing is paid out before it is known to fit. */
+/* Collective. What cannot fit into the machine is refused: the kernel would give it, and kill the process later. */
 static enum favor_status make_arrays(struct scaling *scaling) {
-  const int64_t bound = options_integer(scaling->command->options, OPTION_MEMORY);
+  const int64_t asked = options_integer(scaling->command->options, OPTION_MEMORY);
+  const int64_t bound = asked > 0 ? asked : (int64_t)sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE);
   int64_t plans = 0, arrays = 0;
   for (int i = 0; i < scaling->n_points; i++) {
     const struct scaling_point *point = &scaling->points[i];
@@ -115,11 +117,12 @@ static enum favor_status make_arrays(struct scaling *scaling) {
     if (point->plan) plans += (int64_t)point->info.memory_bytes;
     if (bytes > arrays) arrays = bytes;
   }
-  if (bound > 0 && plans + arrays > bound) {
+  if (plans + arrays > bound) {
     dist_fail(scaling->context, FAVOR_EUSAGE,
-              "--memory: plans of %d runs take %lld bytes on rank %d and arrays %lld; give more, or smaller lists or "
-              "--shape",
-              scaling->n_points, (long long)plans, favor_context_rank(scaling->context), (long long)arrays);
+              "%s of %lld bytes: rank %d has arrays of %lld, and %d plans of together %lld; give shorter lists, or a "
+              "smaller --shape",
+              asked > 0 ? "--memory" : "memory", (long long)bound, favor_context_rank(scaling->context),
+              (long long)arrays, scaling->n_points, (long long)plans);
   } else if (!scaling_data_create(scaling)) {
     fail_memory(scaling);
   }

@@ -156,13 +156,23 @@ static void add_grids(const struct list *list, struct scaling_point point) {
   }
 }
 
+/* Whether sizes of the tensors can be counted: an element of each of q, k, v and out takes at most 8 bytes. */
+static bool is_countable(const struct list *list, int64_t tokens) {
+  const int64_t width = 2 * (list->work.key_width + list->work.value_width);
+  int64_t heads, bytes;
+  return !__builtin_mul_overflow(list->batch, list->work.heads, &heads) &&
+         !__builtin_mul_overflow(heads, tokens, &bytes) && !__builtin_mul_overflow(bytes, 8 * width, &bytes);
+}
+
 static void add_modes(const struct list *list, struct scaling_point point) {
   const int64_t ranks = scaling_ranks_of(list->scaling, &point);
   for (int mode = 0; mode < SCALING_N_MODES; mode++) {
     if (!(list->modes >> mode & 1)) continue;
     point.modes = ranks == 1 ? list->modes : 1U << mode;
-    if (__builtin_mul_overflow(point.asked_tokens, mode == SCALING_WEAK ? ranks : 1, &point.problem.tokens)) {
-      dist_fail(list->scaling->context, FAVOR_EUSAGE, "too many tokens for %lld ranks", (long long)ranks);
+    if (__builtin_mul_overflow(point.asked_tokens, mode == SCALING_WEAK ? ranks : 1, &point.problem.tokens) ||
+        !is_countable(list, point.problem.tokens)) {
+      dist_fail(list->scaling->context, FAVOR_EUSAGE,
+                "--shape, --tokens-list: too large to be held on %lld ranks; give less", (long long)ranks);
       return;
     }
     add_grids(list, point);
@@ -184,11 +194,6 @@ static void take_work(struct list *list) {
                                    .features = options_integer(options, OPTION_FEATURES),
                                    .projection = (enum favor_projection)options_integer(options, OPTION_PROJECTION),
                                    .map = (enum favor_map)options_integer(options, OPTION_MAP)};
-  const int64_t row_bytes = 8 * (list->work.key_width > list->work.value_width ? shape[3] : list->work.value_width);
-  int64_t rows, bytes;
-  if (__builtin_mul_overflow(shape[0], shape[1], &rows) || __builtin_mul_overflow(rows, shape[2], &rows) ||
-      __builtin_mul_overflow(rows, row_bytes, &bytes))
-    dist_fail(list->scaling->context, FAVOR_EUSAGE, "--shape: too large to be held; give less");
 }
 
 /* Both, unless --causal or --causal=off says which. */
