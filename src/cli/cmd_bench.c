@@ -6,6 +6,7 @@
 #include "base/memory.h"
 #include "cli/bench.h"
 #include "cli/bench_io.h"
+#include "cli/bench_scaling.h"
 #include "cli/option_table.h"
 #include "cli/statistics.h"
 #include "dist/agree.h"
@@ -32,10 +33,6 @@ static const struct bench_work default_works[] = {
 };
 enum { N_DEFAULT_WORKS = sizeof default_works / sizeof *default_works };
 
-/* Against the definition, as in tests/mpi/test_oracle.c. */
-static const double most_error[] = {
-    [FAVOR_PRECISION_F32] = 2e-5, [FAVOR_PRECISION_F64] = 1e-12, [FAVOR_PRECISION_BF16] = 4e-3};
-
 /* The fastest instructions that products in this precision can use here. */
 static enum peak_isa best_isa(int precision) {
   for (int isa = PEAK_N_ISAS - 1; isa > PEAK_BASELINE; isa--) {
@@ -51,7 +48,7 @@ static struct bench_kernel describe(const struct kernel *kernel, enum favor_prec
   struct bench_kernel described = {.kernel = kernel,
                                    .isa = is_reference ? PEAK_BASELINE : best_isa((int)precision),
                                    .precision = precision,
-                                   .most_error = most_error[precision],
+                                   .most_error = bench_most_error(precision),
                                    .most_tokens = is_reference ? SLOW_TOKENS : INT64_MAX};
   for (int isa = 0; isa < PEAK_N_ISAS; isa++) {
     if (peak_name((enum peak_isa)isa) && strcmp(kernel->name, peak_name((enum peak_isa)isa)) == 0) {
@@ -193,8 +190,10 @@ static void run_alone(struct command *command) {
 enum favor_status cmd_bench(struct command *command) {
   const char *what = command->options->operands[0];
   if (strcmp(what, "io") == 0) return bench_io(command);
+  if (strcmp(what, "scaling") == 0) return bench_scaling(command);
   if (strcmp(what, "kernel") != 0) {
-    dist_fail(command->context, FAVOR_EUSAGE, "nothing to benchmark is called '%.64s'; there are: kernel, io", what);
+    dist_fail(command->context, FAVOR_EUSAGE, "nothing to benchmark is called '%.64s'; there are: kernel, scaling, io",
+              what);
   } else if (command_is_speaker(command)) {
     run_alone(command);
   }

@@ -69,13 +69,26 @@ static const char bench_details[] =
     "against the definition in float64; a wrong one is not timed and ends with exit code 1. Arrays are in memory: no\n"
     "file is read. Under mpirun rank 0 works alone.\n"
     "\n"
+    "scaling: the same attention on 1, 2, 4, ... ranks of the job, strong and weak, causal and bidirectional, with "
+    "the\n"
+    "grid that a plan chooses and with tokens alone shared out, by every scan. --shape (by default 1,8,32768,64) gives "
+    "the\n"
+    "tokens of all ranks when strong, of each when weak; --tokens-list several of them; --causal or --causal=off one "
+    "of\n"
+    "the two. Runs take turns; each is repeated --rounds times, and counted are features_state + reduce + output of "
+    "the\n"
+    "slowest rank. Answers have the same bits on all ranks and are held against the definition. --threads auto is "
+    "what\n"
+    "attend takes on all ranks. --csv FILE is what jobs/plot_scaling draws.\n"
+    "\n"
     "io: how much of reading and writing streaming hides. On the file IN, or on one that it makes of --shape, by "
     "turns:\n"
     "attend; the same reads and writes without arithmetic; the same arithmetic on blocks in memory. overhead is the\n"
     "time of attend over the larger of the last two, with the arithmetic the time of a core that copies, conversions\n"
     "and checksums take. Files go to the directory --output, by default the current one, and are removed.\n"
     "\n"
-    "Without --shape, --features, --value-width or --causal it goes through a list of shapes, in less than 45 s. With\n"
+    "Without --shape, --features, --value-width or --causal, kernel goes through a list of shapes, in less than 45 s. "
+    "With\n"
     "any of them it takes that one; what is not given is one head a thread, 16384 tokens of width 64. --threads auto\n"
     "is one thread here. OPENBLAS_CORETYPE in the environment gives BLAS the kernels of another processor.\n"
     "doc/performance.md tells how to read the table.\n"
@@ -83,6 +96,7 @@ static const char bench_details[] =
     "Examples:\n"
     "  favor bench kernel\n"
     "  favor bench kernel --threads 2 --kernel avx512 --json\n"
+    "  mpirun -n 8 favor bench scaling --csv scaling.csv\n"
     "  OPENBLAS_CORETYPE=SkylakeX favor bench kernel --shape 1,1,65536,64 --features 266 --causal\n";
 
 static const char study_details[] =
@@ -110,8 +124,8 @@ static const struct command_entry entries[] = {
      "recompute sampled rows of OUT, and against exact softmax", verify_details},
     {"inspect", COMMAND_INSPECT, cmd_inspect, 1, 1, false, "FILE [--check] [--json]",
      "what a file holds, and the options it was made with", inspect_details},
-    {"bench", COMMAND_BENCH, cmd_bench, 1, 2, true, "kernel | io [IN] [options]",
-     "speed against this machine's own limits", bench_details},
+    {"bench", COMMAND_BENCH, cmd_bench, 1, 2, true, "kernel | scaling | io [IN] [options]",
+     "speed against this machine's own limits, and over rank counts", bench_details},
     {"study", COMMAND_STUDY, cmd_study, 0, 2, true, "[error [IN] | kernel | time] [-o DIR] [options]",
      "error against features for every map and projection, and time against tokens", study_details},
     {"version", COMMAND_VERSION, cmd_version, 0, 0, false, "[--json]",

@@ -199,7 +199,7 @@
                        .argument = "OUT",
                        .help = "the file to write; of a study: the directory"},
     [OPTION_OVERWRITE] = {.name = "overwrite",
-                          .commands = COMMAND_ATTEND | COMMAND_MAKE | COMMAND_STUDY,
+                          .commands = COMMAND_ATTEND | COMMAND_MAKE | COMMAND_STUDY | COMMAND_BENCH,
                           .kind = KIND_FLAG,
                           .preset = "false",
                           SETTING,

@@ -44,6 +44,7 @@ static const struct option table[OPTION_N_KEYS] = {
 #include "cli/option_rows_method.h"
 #include "cli/option_rows_other.h"
 #include "cli/option_rows_run.h"
+#include "cli/option_rows_scaling.h"
 };
 
 static const struct option_conflict conflicts[] = {
