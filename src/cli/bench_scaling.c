@@ -93,7 +93,7 @@ static enum favor_status plan_points(struct scaling *scaling) {
     struct scaling_point *point = &scaling->points[n_kept];
     *point = scaling->points[i];
     point->problem.threads = threads;
-    point->hidden_share = point->predicted_seconds = NAN;
+    point->predicted_seconds = NAN;
     if (!allocate_samples(scaling, point)) fail_memory(scaling);
     status = join(scaling, point, subset_of(scaling, point) ? make_plan(scaling, point) : FAVOR_OK);
     if (status == FAVOR_OK) status = share_grid(scaling, point);
@@ -153,7 +153,11 @@ static enum favor_status execute(struct scaling *scaling, struct scaling_point *
   times[SCALING_OUTPUT] = plan_times.output_s;
   times[SCALING_SUM] = plan_times.features_state_s + plan_times.reduce_s + plan_times.output_s;
   point->bytes_sent = plan_times.bytes_sent;
-  return dist_max_double(subset, times, SCALING_N_TIMES);
+  double traffic[] = {plan_times.in_flight_s, plan_times.blocked_s};
+  status = dist_sum_double(subset, traffic, 2);
+  point->in_flight_s += traffic[0];
+  point->blocked_s += traffic[1];
+  return status == FAVOR_OK ? dist_max_double(subset, times, SCALING_N_TIMES) : status;
 }
 
 /* A point that computed the same before, and whose answer was held against the definition; NULL: none. */
@@ -203,6 +207,7 @@ static enum favor_status check(struct scaling *scaling, struct scaling_point *po
   scaling_data_spoil(&scaling->data, &point->shard);
   enum favor_status status = execute(scaling, point, times);
   if (status != FAVOR_OK) return status;
+  point->in_flight_s = point->blocked_s = 0; /* the first time does not count */
   point->digest = scaling_data_digest(&scaling->data, point);
   status = dist_sum_uint64(subset, &point->digest, 1);
   if (status == FAVOR_OK) status = dist_max_int64(subset, &point->bytes_sent, 1);

@@ -37,7 +37,7 @@ struct scaling_point {
   double relative_error;            /* against the definition */
   uint64_t digest;                  /* of the answer */
   double *times[SCALING_N_TIMES];   /* [n_rounds] each */
-  double hidden_share;              /* of the communication, behind arithmetic; NaN: not known */
+  double in_flight_s, blocked_s;    /* of all ranks and rounds: states on their way, and waited for */
   double predicted_seconds;         /* by the cost model; NaN: not known */
 };
 

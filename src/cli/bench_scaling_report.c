@@ -54,6 +54,11 @@ static int find_base(const struct scaling *scaling, int index, enum scaling_mode
 
 /* ---- a run as JSON ---------------------------------------------------------------------------------------------- */
 
+/* Of the time in which states travelled, that in which ranks computed; NaN where none travelled. */
+static double hidden_share(const struct scaling_point *point) {
+  return point->in_flight_s > 0 ? 1 - point->blocked_s / point->in_flight_s : NAN;
+}
+
 static json_t *number_or_null(double x) { return isnan(x) ? json_null() : json_real(x); }
 
 static const char *asked_grid(const struct scaling_point *point, char text[SCALING_NAME_BYTES]) {
@@ -92,7 +97,7 @@ static json_t *pack_run(const struct scaling *scaling, const struct figures *fig
       (int)problem->is_causal, "ranks", (json_int_t)ranks, "grid", grid_of(point, grid), "scan", point->info.scan, "N",
       (json_int_t)problem->tokens, "seconds", seconds, "spread", figures[index].spread, "efficiency",
       speedup / (double)ranks, "tokens_per_s", (double)problem->batch * (double)problem->tokens / seconds, "bytes_sent",
-      (json_int_t)point->bytes_sent, "hidden_share", number_or_null(point->hidden_share), "peak_memory_bytes",
+      (json_int_t)point->bytes_sent, "hidden_share", number_or_null(hidden_share(point)), "peak_memory_bytes",
       (json_int_t)point->memory_bytes, "predicted_seconds", number_or_null(point->predicted_seconds));
   json_t *more = json_pack(
       "{s:I, s:s, s:s, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:I, s:I, s:I, s:I, s:I, s:I, s:s, s:s, s:i, s:i}",
