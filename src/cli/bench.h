@@ -105,6 +105,13 @@ double bench_cpu_now_s(void);
  * FAVOR_EVERIFY (a wrong answer is not timed), FAVOR_ENOMEM, and those of a plan. */
 enum favor_status bench_run(struct bench *bench, const struct bench_work *work);
 
+/* --machine: the rates of all works and kernels into the machine file. best: the ISA of the peak that goes with them.
+ * Errors are recorded with the command's context. */
+enum favor_status bench_store_rates(const struct bench *bench, enum peak_isa best);
+/* Collective, --machine: the costs of the network into the machine file, where there are ranks to measure it between.
+ */
+enum favor_status bench_store_network(const struct command *command);
+
 /* One sample of a peak into bench->peaks. */
 void bench_sample_peak(struct bench *bench, enum peak_isa isa, enum favor_precision precision);
 

@@ -160,8 +160,11 @@ static enum favor_status run_all(struct bench *bench) {
     if (status != FAVOR_OK) return status;
   }
   conclude_peaks(bench);
-  bench_report(bench, best_isa(FAVOR_PRECISION_F32));
-  return FAVOR_OK;
+  const enum peak_isa best = best_isa(FAVOR_PRECISION_F32);
+  const bool is_stored = option_is_active(bench->command->options, OPTION_MACHINE);
+  const enum favor_status status = is_stored ? bench_store_rates(bench, best) : FAVOR_OK;
+  if (status == FAVOR_OK) bench_report(bench, best);
+  return status;
 }
 
 /* Rank 0 alone: its plans are on a context of its own. */
@@ -197,5 +200,7 @@ enum favor_status cmd_bench(struct command *command) {
   } else if (command_is_speaker(command)) {
     run_alone(command);
   }
-  return dist_agree(command->context, DIST_SITE_COMMAND, 0, "");
+  const enum favor_status status = dist_agree(command->context, DIST_SITE_COMMAND, 0, "");
+  if (status == FAVOR_OK) bench_store_network(command);
+  return status == FAVOR_OK ? dist_agree(command->context, DIST_SITE_COMMAND, 0, "") : status;
 }
