@@ -1,4 +1,4 @@
-/* `favor bench kernel`: what its parts share. Local, on rank 0. */
+/* `favor bench kernel`: what its parts share. Local, on rank 0, unless they say that they are collective. */
 #ifndef FAVOR_CLI_BENCH_H
 #define FAVOR_CLI_BENCH_H
 
@@ -105,11 +105,10 @@ double bench_cpu_now_s(void);
  * FAVOR_EVERIFY (a wrong answer is not timed), FAVOR_ENOMEM, and those of a plan. */
 enum favor_status bench_run(struct bench *bench, const struct bench_work *work);
 
-/* --machine: the rates of all works and kernels into the machine file. best: the ISA of the peak that goes with them.
- * Errors are recorded with the command's context. */
+/* Collective, for --machine: the rates of all works and kernels into the machine file, each the mean of what all ranks
+ * measure at once; and the costs of the network, where there are ranks to measure it between. best: the ISA of the peak
+ * that goes with the rates. */
 enum favor_status bench_store_rates(const struct bench *bench, enum peak_isa best);
-/* Collective, --machine: the costs of the network into the machine file, where there are ranks to measure it between.
- */
 enum favor_status bench_store_network(const struct command *command);
 
 /* One sample of a peak into bench->peaks. */

@@ -1,5 +1,5 @@
 /* What --machine has `bench` measure besides: how long a kernel takes to absorb, to emit and for a causal pass, as a
- * plan does them; and the network. */
+ * plan does them, on all ranks at once, since a core is slower while the others are busy; and the network. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -123,9 +123,8 @@ static bool is_wanted(const struct bench *bench, const struct bench_kernel *kern
   return kernel->is_listed && (!is_slow || strcmp(options_text(bench->command->options, OPTION_KERNEL), "auto") != 0);
 }
 
-enum favor_status bench_store_rates(const struct bench *bench, enum peak_isa best) {
-  const char *path = options_text(bench->command->options, OPTION_MACHINE);
-  struct favor_rate *rates = memory_zeroed(BENCH_MAX_RUNS, sizeof *rates);
+/* Local: how many rates; what goes wrong is recorded. */
+static int measure_all(const struct bench *bench, struct favor_rate *rates) {
   struct subject *subject = memory_zeroed(1, sizeof *subject);
   enum favor_status status = FAVOR_OK;
   int n = 0;
@@ -138,20 +137,43 @@ enum favor_status bench_store_rates(const struct bench *bench, enum peak_isa bes
       status = measure(bench, subject, &rates[n++]);
     }
   }
-  const double peak = bench->peaks[FAVOR_PRECISION_F32][best].gflops;
-  if (status == FAVOR_OK) machine_store_rates(bench->command->context, path, peak, peak_name(best), rates, n);
   free(subject);
-  free(rates);
+  return n;
+}
+
+/* Collective: the mean of all ranks. */
+static enum favor_status average(struct favor_context *context, struct favor_rate *rates, int n) {
+  enum favor_status status = FAVOR_OK;
+  for (int i = 0; i < n && status == FAVOR_OK; i++) {
+    double seconds[] = {rates[i].absorb_s, rates[i].emit_s, rates[i].causal_s};
+    status = dist_sum_double(context, seconds, 3);
+    rates[i].absorb_s = seconds[0] / context->size;
+    rates[i].emit_s = seconds[1] / context->size;
+    rates[i].causal_s = seconds[2] / context->size;
+  }
   return status;
+}
+
+enum favor_status bench_store_rates(const struct bench *bench, enum peak_isa best) {
+  struct favor_context *context = bench->command->context;
+  const char *path = options_text(bench->command->options, OPTION_MACHINE);
+  struct favor_rate *rates = memory_zeroed(BENCH_MAX_RUNS, sizeof *rates);
+  const int n = measure_all(bench, rates);
+  enum favor_status status = dist_agree(context, DIST_SITE_COMMAND, 0, "");
+  if (status == FAVOR_OK) status = average(context, rates, n);
+  if (status == FAVOR_OK && command_is_speaker(bench->command)) {
+    machine_store_rates(context, path, bench->peaks[FAVOR_PRECISION_F32][best].gflops, peak_name(best), rates, n);
+  }
+  free(rates);
+  return status == FAVOR_OK ? dist_agree(context, DIST_SITE_COMMAND, 0, "") : status;
 }
 
 enum favor_status bench_store_network(const struct command *command) {
   struct dist_probe probe;
-  const bool is_asked = option_is_active(command->options, OPTION_MACHINE);
-  if (!is_asked || favor_context_size(command->context) < 2) return FAVOR_OK;
+  if (favor_context_size(command->context) < 2) return FAVOR_OK;
   enum favor_status status = dist_probe(command->context, &probe);
   if (status == FAVOR_OK && command_is_speaker(command)) {
     machine_store_network(command->context, options_text(command->options, OPTION_MACHINE), &probe);
   }
-  return status;
+  return status == FAVOR_OK ? dist_agree(command->context, DIST_SITE_COMMAND, 0, "") : status;
 }

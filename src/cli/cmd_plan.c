@@ -98,6 +98,11 @@ static json_t *pack(const struct attend *attend, const struct favor_job *job,
   return NULL;
 }
 
+/* Is it the kernels' rates that the seconds follow from? */
+static bool has_states(const struct favor_problem *problem) {
+  return problem->method == FAVOR_METHOD_FAVOR && problem->window < 0;
+}
+
 static void print_table(const struct attend *attend, const struct favor_job *job,
                         const struct favor_prediction *prediction) {
   const struct favor_problem *problem = &attend->problem;
@@ -125,6 +130,7 @@ static void print_table(const struct attend *attend, const struct favor_job *job
   printf("  files    %s read, %s written\n", report_bytes((double)prediction->bytes_read, read),
          report_bytes((double)prediction->bytes_written, written));
   attend_print_seconds("seconds", &prediction->seconds);
+  if (!has_states(problem)) return;
   printf("  figures  a token and head: absorb %.0f ns, emit %.0f, causal pass %.0f, %s\n",
          1e9 * prediction->rate.absorb_s, 1e9 * prediction->rate.emit_s, 1e9 * prediction->rate.causal_s,
          prediction->is_rate_measured ? machine

@@ -195,6 +195,12 @@ enum favor_status machine_load(struct favor_context *context, const char *path, 
   return status;
 }
 
+void machine_check(struct favor_context *context, const char *path) {
+  struct machine_file machine = {.figures = favor_machine_default()};
+  if (access(path, F_OK) == 0) json_decref(read_file(context, path, &machine));
+  machine_release(&machine);
+}
+
 void machine_release(struct machine_file *machine) {
   free(machine->rates);
   *machine = (struct machine_file){0};

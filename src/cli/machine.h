@@ -16,6 +16,10 @@ struct machine_file {
 enum favor_status machine_load(struct favor_context *context, const char *path, struct machine_file *machine);
 void machine_release(struct machine_file *machine);
 
+/* Local, before something is measured that is to be stored: what is there must be a machine file. Records what is wrong
+ * with it. */
+void machine_check(struct favor_context *context, const char *path);
+
 /* Local: the cores of this machine, whoever may use them. */
 int machine_count_cores(void);
 
