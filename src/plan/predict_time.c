@@ -219,6 +219,60 @@ static double carry(struct outlook *outlook, struct range window) {
   return seconds;
 }
 
+/* Of the batches of one causal span over all parts, those that are absorbed before outputs (plan/blocks.c); all of them
+ * anywhere else. */
+static int count_absorbed(const struct outlook *outlook, struct range window) {
+  const struct favor_plan *plan = outlook->plan;
+  struct span spans[2];
+  tokens_spans(&plan->tokens, window, plan->schedule.n_parts, 0, spans);
+  const bool is_all = spans[0].is_member && spans[0].first_part == 0 && spans[0].n_parts == plan->schedule.n_parts;
+  if (!plan->problem.is_causal || !is_all) return outlook->n_batches;
+  return (int)cost_absorbed_batches(spans[0].n_parts, outlook->n_batches);
+}
+
+/* Outputs of one batch after another on a part: those of as many absorbed ones as there are parts before, then of the
+ * relayed ones, each when the part before is done with it, then of the rest. Returns the time of the last. relayed_s:
+ * when the part before, and then this one, is done with each. */
+static double relay(const struct outlook *outlook, int64_t index, int n_absorbed, double ready_s, double travel_s,
+                    double relayed_s[COST_MOST_BATCHES]) {
+  const struct outlook_part *part = &outlook->parts[index];
+  const double batch_s = (part->beside_s + part->after_s) / outlook->n_batches,
+               pass_s = outlook->link.latency_s + outlook->batch_bytes * outlook->link.s_per_byte;
+  double now_s = part->before_s;
+  for (int i = 0; i < outlook->n_batches; i++) {
+    const int n_relayed = outlook->n_batches - n_absorbed, turn = i - (int)index;
+    const bool is_relayed = turn >= 0 && turn < n_relayed;
+    const int batch = is_relayed ? n_absorbed + turn : turn < 0 ? i : i - n_relayed;
+    const double arrival_s = is_relayed ? relayed_s[batch] + pass_s : ready_s * (batch + 1) / n_absorbed + travel_s;
+    now_s = (index > 0 ? fmax(now_s, arrival_s) : now_s) + batch_s;
+    if (is_relayed) relayed_s[batch] = now_s;
+  }
+  return now_s;
+}
+
+/* A causal block of which some batches are not absorbed first. */
+static void relayed_block(struct outlook *outlook, struct range window, int n_absorbed) {
+  const int64_t n_parts = outlook->plan->schedule.n_parts;
+  const double share = (double)n_absorbed / outlook->n_batches;
+  double slowest_s = 0, ready_s = 0, relayed_s[COST_MOST_BATCHES] = {0};
+  for (int64_t index = 0; index < n_parts; index++) {
+    struct outlook_part *part = &outlook->parts[index];
+    struct span spans[2];
+    double sent;
+    share_out(outlook, window, index, spans);
+    part->before_s *= index + 1 < n_parts ? share : 0;
+    const double travel_s = scan_s(outlook, n_parts, index, &sent),
+                 end_s = relay(outlook, index, n_absorbed, ready_s, travel_s, relayed_s);
+    part->features_state_s += part->before_s;
+    part->output_s += part->beside_s + part->after_s;
+    part->reduce_s += end_s - part->before_s - part->beside_s - part->after_s;
+    part->states_sent += sent * share + (index + 1 < n_parts ? 1 - share : 0);
+    ready_s = fmax(ready_s, part->before_s);
+    slowest_s = fmax(slowest_s, end_s);
+  }
+  outlook->run_s += slowest_s + carry(outlook, window);
+}
+
 static void attend_block(struct outlook *outlook, struct range window) {
   const int64_t n_parts = outlook->plan->schedule.n_parts;
   const bool is_causal = outlook->plan->problem.is_causal;
@@ -280,7 +334,11 @@ static void run_block(struct outlook *outlook, const struct planned_block *block
     }
     break;
   case BLOCK_ATTEND:
-    attend_block(outlook, block->window);
+    if (count_absorbed(outlook, block->window) < outlook->n_batches) {
+      relayed_block(outlook, block->window, count_absorbed(outlook, block->window));
+    } else {
+      attend_block(outlook, block->window);
+    }
     break;
   case BLOCK_ABSORB:
     outlook->is_met = false;

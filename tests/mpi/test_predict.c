@@ -116,6 +116,22 @@ static void test_grids(void **state) {
   }
 }
 
+/* Enough heads and tokens that states travel in batches, and with few ranks some causal ones are relayed. */
+static void test_batches(void **state) {
+  (void)state;
+  struct favor_problem problem = base();
+  problem.heads = problem.kv_heads = 8;
+  problem.tokens = 1 << 15;
+  problem.key_width = problem.value_width = problem.features = 4;
+  problem.grid_heads = 1;
+  problem.grid_tokens = mpi_size();
+  for (int i = 0; i < 4; i++) {
+    problem.is_causal = i % 2;
+    problem.is_streamed = i / 2;
+    hold(&problem);
+  }
+}
+
 static void test_blocks_and_threads(void **state) {
   (void)state;
   struct favor_problem problem = base();
@@ -320,6 +336,7 @@ int main(int argc, char **argv) {
   const struct CMUnitTest tests[] = {
       mpi_unit_test(test_open),
       mpi_unit_test(test_grids),
+      mpi_unit_test(test_batches),
       mpi_unit_test(test_blocks_and_threads),
       mpi_unit_test(test_estimates_and_methods),
       mpi_unit_test(test_refusals),
