@@ -19,6 +19,10 @@ static enum favor_status fail_memory(const struct scaling *scaling) {
   return dist_fail(scaling->context, FAVOR_ENOMEM, "no memory for the arrays; give a smaller --shape or --tokens-list");
 }
 
+static bool has_machine(const struct scaling *scaling) {
+  return option_is_active(scaling->command->options, OPTION_MACHINE);
+}
+
 static struct favor_context *subset_of(const struct scaling *scaling, const struct scaling_point *point) {
   return scaling->subsets[point->count];
 }
@@ -55,10 +59,18 @@ static enum favor_status find_threads(struct scaling *scaling, int *threads) {
 /* Collective over the point's ranks. */
 static enum favor_status make_plan(const struct scaling *scaling, struct scaling_point *point) {
   struct favor_context *subset = subset_of(scaling, point);
-  enum favor_status status = favor_plan_create(subset, &point->problem, &point->plan);
+  const struct favor_machine *machine = &scaling->machine.figures;
+  enum favor_status status = has_machine(scaling) ? favor_context_set_costs(subset, &machine->costs) : FAVOR_OK;
+  if (status == FAVOR_OK) status = favor_plan_create(subset, &point->problem, &point->plan);
   if (status != FAVOR_OK) return status;
   favor_plan_info(point->plan, &point->info);
   favor_plan_shard(point->plan, &point->shard);
+  if (has_machine(scaling)) {
+    struct favor_prediction prediction;
+    const struct favor_job job = {.ranks = subset->size, .nodes = subset->n_nodes, .threads = point->info.threads};
+    if (favor_predict(subset, &point->problem, &job, machine, &prediction) == FAVOR_OK)
+      point->predicted_seconds = prediction.seconds.run;
+  }
   point->memory_bytes = (int64_t)point->info.memory_bytes + scaling_shard_bytes(scaling, &point->shard);
   return dist_max_int64(subset, &point->memory_bytes, 1);
 }
@@ -278,7 +290,16 @@ static enum favor_status prepare(struct scaling *scaling, struct scaling_file *f
   return dist_agree(scaling->context, DIST_SITE_COMMAND, 0, "");
 }
 
+/* Collective: --machine gets the costs of the network, by which the runs are then planned and predicted. */
+static enum favor_status load_machine(struct scaling *scaling) {
+  if (!has_machine(scaling)) return FAVOR_OK;
+  const char *path = options_text(scaling->command->options, OPTION_MACHINE);
+  enum favor_status status = bench_store_network(scaling->command);
+  return status == FAVOR_OK ? machine_load(scaling->context, path, &scaling->machine) : status;
+}
+
 static void release(struct scaling *scaling, struct scaling_file *file) {
+  machine_release(&scaling->machine);
   for (int i = 0; i < scaling->n_points; i++) drop(&scaling->points[i]);
   scaling_data_release(&scaling->data);
   for (int i = 0; i < scaling->ranks.n; i++) favor_context_destroy(&scaling->subsets[i]);
@@ -292,6 +313,7 @@ enum favor_status bench_scaling(struct command *command) {
   scaling.precision = (enum favor_precision)options_integer(command->options, OPTION_PRECISION);
   scaling.n_rounds = (int)options_integer(command->options, OPTION_ROUNDS);
   enum favor_status status = prepare(&scaling, &file);
+  if (status == FAVOR_OK) status = load_machine(&scaling);
   if (status == FAVOR_OK) status = plan_points(&scaling);
   if (status == FAVOR_OK) status = make_arrays(&scaling);
   if (status == FAVOR_OK) status = run_all(&scaling);

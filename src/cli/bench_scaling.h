@@ -5,6 +5,7 @@
 #include <stdio.h>
 
 #include "cli/bench.h"
+#include "cli/machine.h"
 
 enum { SCALING_MOST_POINTS = 4096, SCALING_MOST_COUNTS = 64, SCALING_NAME_BYTES = 48 };
 
@@ -66,6 +67,7 @@ struct scaling {
   int n_points;
   struct scaling_point *points;
   struct scaling_data data;
+  struct machine_file machine; /* of --machine */
 };
 
 /* Collective. Prints, and writes the file of --csv, on rank 0. Errors: those of a plan, FAVOR_EVERIFY (a wrong answer
