@@ -107,6 +107,11 @@ static void test_grids(void **state) {
   problem.batch = 3;
   hold_variants(&problem);
   problem.batch = 1;
+  problem.heads = problem.kv_heads = 5; /* two in a row, three in the other */
+  problem.grid_heads = mpi_size() < 2 ? 1 : 2;
+  problem.grid_tokens = mpi_size() / problem.grid_heads;
+  hold_variants(&problem);
+  problem = base();
   problem.grid_heads = 1;
   problem.grid_tokens = mpi_size();
   hold_variants(&problem);
