@@ -19,7 +19,7 @@ FAVOR_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
   )
   TEST_PACKAGES=(hdf5-tools gnuplot-nox)
   FUZZ_PACKAGES=(clang libclang-rt-14-dev libomp-dev)
-  SLOW_TEST_PACKAGES=(slurm-wlm munge "${FUZZ_PACKAGES[@]}")
+  SLOW_TEST_PACKAGES=(slurm-wlm munge iproute2 "${FUZZ_PACKAGES[@]}")
 }
 
 say() { printf '%s\n' "$*" >&2; }
@@ -75,6 +75,11 @@ mpi_environment() {
   export OMPI_MCA_sharedfp=^sm
   # MPI-IO by ROMIO: OMPIO, which Open MPI prefers, calls writes to a full disk a success.
   export OMPI_MCA_io=${OMPI_MCA_io:-^ompio}
+  # Of a host that is lost without a word mpirun hears from TCP alone: here within 2 minutes instead of 8. It has to be before
+  # the other ranks notice (--stall-timeout): with something left to say to that host, it waits as long as TCP resends it.
+  export OMPI_MCA_oob_tcp_keepalive_time=${OMPI_MCA_oob_tcp_keepalive_time:-60}
+  export OMPI_MCA_oob_tcp_keepalive_intvl=${OMPI_MCA_oob_tcp_keepalive_intvl:-10}
+  export OMPI_MCA_oob_tcp_keepalive_probes=${OMPI_MCA_oob_tcp_keepalive_probes:-6}
   # Threads are the program's; BLAS gets tiles too small to share.
   export OPENBLAS_NUM_THREADS=1
   if [[ $(id -u) -eq 0 ]]; then
