@@ -75,8 +75,9 @@ mpi_environment() {
   export OMPI_MCA_sharedfp=^sm
   # MPI-IO by ROMIO: OMPIO, which Open MPI prefers, calls writes to a full disk a success.
   export OMPI_MCA_io=${OMPI_MCA_io:-^ompio}
-  # Of a host that is lost without a word mpirun hears from TCP alone: here within 2 minutes instead of 8. It has to be before
-  # the other ranks notice (--stall-timeout): with something left to say to that host, it waits as long as TCP resends it.
+  # Of a host that is lost without a word mpirun hears from TCP alone: here within 2 minutes instead of 8. It has to be
+  # before the other ranks notice (--stall-timeout): with something left to say to that host, it waits as long as TCP
+  # resends it.
   export OMPI_MCA_oob_tcp_keepalive_time=${OMPI_MCA_oob_tcp_keepalive_time:-60}
   export OMPI_MCA_oob_tcp_keepalive_intvl=${OMPI_MCA_oob_tcp_keepalive_intvl:-10}
   export OMPI_MCA_oob_tcp_keepalive_probes=${OMPI_MCA_oob_tcp_keepalive_probes:-6}
@@ -131,7 +132,13 @@ job_begin() {
   FAVOR=$(find_favor)
   FAVOR_LAUNCHER=${FAVOR_LAUNCHER:-srun}
   case $FAVOR_LAUNCHER in
-    srun) export SLURM_MPI_TYPE=${SLURM_MPI_TYPE:-pmix} ;;
+    srun)
+      export SLURM_MPI_TYPE=${SLURM_MPI_TYPE:-pmix}
+      # Slurm 22.05 by itself takes one kind of fence for data and another for barriers, and now and then a rank is out of
+      # MPI_Init before another is through its first fence, which then crashes (so in open-mpi/ompi issue 12495): 3 of 72
+      # starts on three busy nodes. With one kind none of 144 did.
+      export SLURM_PMIX_FENCE=${SLURM_PMIX_FENCE:-tree}
+      ;;
     mpirun) ;;
     *) die 64 "FAVOR_LAUNCHER is '$FAVOR_LAUNCHER'; it must be srun or mpirun" ;;
   esac
@@ -140,14 +147,15 @@ job_begin() {
   FAVOR_CORES=$((FAVOR_CORES > 0 ? FAVOR_CORES : 1))
   export FAVOR FAVOR_LAUNCHER FAVOR_CORES
   say "job $SLURM_JOB_ID ($SLURM_JOB_NAME), start $((${SLURM_RESTART_COUNT:-0} + 1)), on $SLURM_JOB_NODELIST"
-  env | grep -E '^(FAVOR|HWLOC|OMP|OMPI_MCA|OPENBLAS|SLURM_MPI)_' | sort >&2
+  env | grep -E '^(FAVOR|HWLOC|OMP|OMPI_MCA|OPENBLAS|SLURM_MPI|SLURM_PMIX)_' | sort >&2
 }
 
 # launch WORD...: favor on all ranks of the job, in place of this shell; SIGUSR1 to it reaches all ranks.
 launch() {
   local command
   if [[ $FAVOR_LAUNCHER == srun ]]; then
-    # Where ranks left because another hangs (--stall-timeout), srun would wait for that one to the end of the job's time.
+    # Where ranks left because another hangs (--stall-timeout), srun would wait for that one to the end of the job's
+    # time.
     command=(srun --wait=10 --cpus-per-task="$FAVOR_CORES")
   else
     # The ranks of a node share its cores out.
@@ -158,9 +166,9 @@ launch() {
   exec "${command[@]}"
 }
 
-# attend_or_requeue IN OUT WORD...: `favor attend` that goes on where a checkpoint is. SIGUSR1 to the script is handed on;
-# where the run then stopped with a checkpoint (exit code 75), the job returns to the queue. Without SIGUSR1 it does not: a
-# cancelled job ends with 75 too, and a job that is preempted or lost a node is requeued by Slurm itself.
+# attend_or_requeue IN OUT WORD...: `favor attend` that goes on where a checkpoint is. SIGUSR1 to the script is handed
+# on; where the run then stopped with a checkpoint (exit code 75), the job returns to the queue. Without SIGUSR1 it does
+# not: a cancelled job ends with 75 too, and a job that is preempted or lost a node is requeued by Slurm itself.
 attend_or_requeue() {
   local input=$1 output=$2 process code=0 is_told=false was_told=false
   shift 2

@@ -1,7 +1,7 @@
-# Several hosts on this machine, for tests that source this: hosts n1, n2, ... at 10.77.0.1, .2, ..., each with a network, a
-# name and processes of its own, joined by a bridge. All of it is within namespaces that enter_rack makes for the script:
-# whatever ends that, the kernel ends every process and removes every network and mount, and no name in the machine around
-# it # is taken. Sourced by bash, with the path of the program as first argument.
+# Several hosts on this machine, for tests that source this: hosts n1, n2, ... at 10.77.0.1, .2, ..., each with a
+# network, a name and processes of its own, joined by a bridge. All of it is within namespaces that enter_rack makes for
+# the script: whatever ends that, the kernel ends every process and removes every network and mount, and no name in the
+# machine around it is taken. Sourced by bash, with the path of the program as first argument.
 # shellcheck shell=bash
 # shellcheck source=tests/slurm/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../slurm/common.sh"
@@ -13,14 +13,16 @@ skip() {
   exit 77
 }
 
-# enter_rack WORD...: runs the script again, with these words, as the first process of its own namespaces, in a directory
-# of its own; exit code 77 where that is not allowed.
+# enter_rack WORD...: runs the script again, with these words, as the first process of its own namespaces, in a
+# directory of its own; exit code 77 where that is not allowed.
 enter_rack() {
   local namespaces=(unshare --net --uts --mount --pid --fork --kill-child --mount-proc --)
-  if [[ -z ${FAVOR_RACK:-} ]]; then
+  local here
+  here=$(readlink /proc/self/ns/net)
+  if [[ $$ -ne 1 || ${FAVOR_RACK:-$here} == "$here" ]]; then
     command -v ip >/dev/null || skip 'ip (iproute2) is not installed'
     "${namespaces[@]}" ip link add rack type bridge 2>/dev/null || skip 'no right to make namespaces and networks'
-    FAVOR_RACK=1 exec "${namespaces[@]}" "$0" "$@"
+    FAVOR_RACK=$here exec "${namespaces[@]}" "$0" "$@"
   fi
   # The first process of namespaces is deaf to signals that it does not trap.
   trap 'exit 1' TERM INT
