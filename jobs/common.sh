@@ -167,8 +167,8 @@ launch() {
 }
 
 # attend_or_requeue IN OUT WORD...: `favor attend` that goes on where a checkpoint is. SIGUSR1 to the script is handed
-# on; where the run then stopped with a checkpoint (exit code 75), the job returns to the queue. Without SIGUSR1 it does
-# not: a cancelled job ends with 75 too, and a job that is preempted or lost a node is requeued by Slurm itself.
+# on; where the run then stopped with a checkpoint (exit code 75), the job returns to the queue. Stopped by another signal
+# it does not: a job that is preempted or lost a node is requeued by Slurm itself, a cancelled one is not.
 attend_or_requeue() {
   local input=$1 output=$2 process code=0 is_told=false was_told=false
   shift 2
