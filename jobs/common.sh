@@ -19,7 +19,7 @@ FAVOR_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
   )
   TEST_PACKAGES=(hdf5-tools gnuplot-nox)
   FUZZ_PACKAGES=(clang libclang-rt-14-dev libomp-dev)
-  SLOW_TEST_PACKAGES=(slurm-wlm munge libsimgrid-dev "${FUZZ_PACKAGES[@]}")
+  SLOW_TEST_PACKAGES=(slurm-wlm munge iproute2 libsimgrid-dev "${FUZZ_PACKAGES[@]}")
 }
 
 say() { printf '%s\n' "$*" >&2; }
@@ -73,6 +73,14 @@ fetch_package() {
 mpi_environment() {
   # Open MPI 4 leaves /dev/shm/sem.OMPIO_* behind when killed, and the next open of that file name hangs.
   export OMPI_MCA_sharedfp=^sm
+  # MPI-IO by ROMIO: OMPIO, which Open MPI prefers, calls writes to a full disk a success.
+  export OMPI_MCA_io=${OMPI_MCA_io:-^ompio}
+  # Of a host that is lost without a word mpirun hears from TCP alone: here within 2 minutes instead of 8. It has to be
+  # before the other ranks notice (--stall-timeout): with something left to say to that host, it waits as long as TCP
+  # resends it.
+  export OMPI_MCA_oob_tcp_keepalive_time=${OMPI_MCA_oob_tcp_keepalive_time:-60}
+  export OMPI_MCA_oob_tcp_keepalive_intvl=${OMPI_MCA_oob_tcp_keepalive_intvl:-10}
+  export OMPI_MCA_oob_tcp_keepalive_probes=${OMPI_MCA_oob_tcp_keepalive_probes:-6}
   # Threads are the program's; BLAS gets tiles too small to share.
   export OPENBLAS_NUM_THREADS=1
   if [[ $(id -u) -eq 0 ]]; then
@@ -113,4 +121,71 @@ find_favor() {
     fi
   done
   die 70 "the program is not built; run: cmake --preset release && cmake --build --preset release (in $FAVOR_ROOT)"
+}
+
+# What jobs under Slurm share: a job calls job_begin, and then launch or attend_or_requeue.
+
+# job_begin: the environment of a job; its log begins with how the run is made.
+job_begin() {
+  [[ -n ${SLURM_JOB_ID:-} ]] || die 64 'this is a job for Slurm; submit it by sbatch, as its first lines say'
+  mpi_environment
+  FAVOR=$(find_favor)
+  FAVOR_LAUNCHER=${FAVOR_LAUNCHER:-srun}
+  case $FAVOR_LAUNCHER in
+    srun)
+      export SLURM_MPI_TYPE=${SLURM_MPI_TYPE:-pmix}
+      # Slurm 22.05 by itself takes one kind of fence for data and another for barriers, and now and then a rank is out of
+      # MPI_Init before another is through its first fence, which then crashes (so in open-mpi/ompi issue 12495): 3 of 72
+      # starts on three busy nodes. With one kind none of 144 did.
+      export SLURM_PMIX_FENCE=${SLURM_PMIX_FENCE:-tree}
+      ;;
+    mpirun) ;;
+    *) die 64 "FAVOR_LAUNCHER is '$FAVOR_LAUNCHER'; it must be srun or mpirun" ;;
+  esac
+  # The cores of a rank. srun would give it one.
+  FAVOR_CORES=${SLURM_CPUS_PER_TASK:-$((SLURM_CPUS_ON_NODE / ${SLURM_NTASKS_PER_NODE:-1}))}
+  FAVOR_CORES=$((FAVOR_CORES > 0 ? FAVOR_CORES : 1))
+  export FAVOR FAVOR_LAUNCHER FAVOR_CORES
+  say "job $SLURM_JOB_ID ($SLURM_JOB_NAME), start $((${SLURM_RESTART_COUNT:-0} + 1)), on $SLURM_JOB_NODELIST"
+  env | grep -E '^(FAVOR|HWLOC|OMP|OMPI_MCA|OPENBLAS|SLURM_MPI|SLURM_PMIX)_' | sort >&2
+}
+
+# launch WORD...: favor on all ranks of the job, in place of this shell; SIGUSR1 to it reaches all ranks.
+launch() {
+  local command
+  if [[ $FAVOR_LAUNCHER == srun ]]; then
+    # Where ranks left because another hangs (--stall-timeout), srun would wait for that one to the end of the job's
+    # time.
+    command=(srun --wait=10 --cpus-per-task="$FAVOR_CORES")
+  else
+    # The ranks of a node share its cores out.
+    command=(mpirun -n "$SLURM_NTASKS" --bind-to none)
+  fi
+  command+=("$FAVOR" "$@")
+  say "command ${command[*]}"
+  exec "${command[@]}"
+}
+
+# attend_or_requeue IN OUT WORD...: `favor attend` that goes on where a checkpoint is. SIGUSR1 to the script is handed
+# on; where the run then stopped with a checkpoint (exit code 75), the job returns to the queue. Stopped by another signal
+# it does not: a job that is preempted or lost a node is requeued by Slurm itself, a cancelled one is not.
+attend_or_requeue() {
+  local input=$1 output=$2 process code=0 is_told=false was_told=false
+  shift 2
+  launch attend "$input" -o "$output" --checkpoint-every 60 --resume "$@" &
+  process=$!
+  trap 'is_told=true was_told=true; kill -USR1 "$process"' USR1
+  wait "$process" || code=$?
+  # The signal ended the wait, not the run.
+  while $is_told; do
+    is_told=false code=0
+    wait "$process" || code=$?
+  done
+  [[ $code -eq 75 ]] && $was_told || exit "$code"
+  local job=$SLURM_JOB_ID
+  # One task of an array has the number of the whole array.
+  [[ -z ${SLURM_ARRAY_TASK_ID:-} ]] || job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
+  say "job $job returns to the queue"
+  scontrol requeue "$job"
+  exit "$code"
 }

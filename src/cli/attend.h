@@ -6,6 +6,7 @@
 
 #include "cli/certificate.h"
 #include "cli/estimates.h"
+#include "cli/machine.h"
 #include "cli/pilot.h"
 
 /* Wall time by phase; the library times its own share. Reading and writing go on beside the rest: theirs is what the
@@ -65,12 +66,35 @@ struct attend {
   bool is_finished;    /* an earlier run ended after its output had its name: there is nothing to do */
   bool has_checkpoint; /* the temporary output has one beside it, and stays with it after a failure */
   int64_t n_checkpoints;
-  double checkpointed_s; /* when the last one was made, or the run began */
+  double checkpointed_s;       /* when the last one was made, or the run began */
+  struct machine_file machine; /* of --machine */
   bool has_pilot, has_certificate;
   struct pilot pilot;
   struct check_certificate certificate;
   double seconds[ATTEND_N_PHASES]; /* of this rank */
 };
+
+/* Local: the options' part of a problem; and the features of one whose projection leaves no choice. */
+void attend_take_options(const struct options *options, struct favor_problem *problem);
+void attend_fix_features(const struct options *options, struct favor_problem *problem);
+
+/* Collective: opens the inputs, and says what is computed on them; given command and context. */
+enum favor_status attend_describe(struct attend *attend);
+/* Collective: --estimates-file; or those of the run that goes on, which stand in its temporary output. */
+enum favor_status attend_read_estimates(struct attend *attend);
+
+/* Collective: --machine, by which plans choose from then on. */
+enum favor_status attend_load_machine(struct attend *attend);
+/* Local: seconds by phase as the machine file has them, for a run from its start; null without one. */
+json_t *attend_pack_prediction(const struct attend *attend);
+void attend_print_prediction(const struct attend *attend);
+/* Local: the parts of that: sizes of elements in the files at hand, and seconds as an object or a line. */
+void attend_set_file_bytes(const struct attend *attend, struct favor_job *job);
+json_t *attend_pack_seconds(const struct favor_predicted_seconds *seconds);
+void attend_print_seconds(const char *heading, const struct favor_predicted_seconds *seconds);
+
+/* Local: a problem's sizes as an object. */
+json_t *attend_pack_shape(const struct favor_problem *problem);
 
 /* Collective: everything that must be right before the first block is read; given command, context, mode. */
 enum favor_status attend_prepare(struct attend *attend);

@@ -40,7 +40,7 @@ static enum favor_status gather(struct attend *attend, struct summary *summary) 
   return status;
 }
 
-static json_t *pack_shape(const struct favor_problem *problem) {
+json_t *attend_pack_shape(const struct favor_problem *problem) {
   return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "batch", (json_int_t)problem->batch, "heads",
                    (json_int_t)problem->heads, "kv_heads", (json_int_t)problem->kv_heads, "tokens",
                    (json_int_t)problem->tokens, "key_width", (json_int_t)problem->key_width, "value_width",
@@ -94,13 +94,14 @@ static json_t *pack(const struct attend *attend, const struct summary *summary) 
   json_t *more = json_pack(
       "{s:i, s:s, s:s, s:s, s:s, s:o, s:o, s:f, s:f, s:I, s:I, s:o, s:I, s:b, s:I, s:I, s:o, s:o}", "threads",
       info->threads, "binding", info->binding, "kernel", info->kernel, "grid", summary->grid, "scan", info->scan,
-      "shape", pack_shape(&attend->problem), "seconds", pack_seconds(summary), "tokens_per_s", summary->tokens_per_s,
-      "gflops", summary->gflops, "peak_memory_bytes", (json_int_t)summary->peak_bytes, "bytes_sent",
-      (json_int_t)summary->bytes_sent, "communication", pack_communication(summary), "state_bytes",
+      "shape", attend_pack_shape(&attend->problem), "seconds", pack_seconds(summary), "tokens_per_s",
+      summary->tokens_per_s, "gflops", summary->gflops, "peak_memory_bytes", (json_int_t)summary->peak_bytes,
+      "bytes_sent", (json_int_t)summary->bytes_sent, "communication", pack_communication(summary), "state_bytes",
       (json_int_t)info->state_bytes, "strictly_causal", (int)info->is_strictly_causal, "checkpoints",
       (json_int_t)attend->n_checkpoints, "resumed_at", (json_int_t)attend->resumed.position.tokens_emitted,
       "certificate", pack_certificate(attend), "pilot", pack_pilot(attend));
-  bool is_complete = object && more && json_object_update(object, more) == 0;
+  bool is_complete = object && more && json_object_update(object, more) == 0 &&
+                     json_object_set_new(object, "predicted_seconds", attend_pack_prediction(attend)) == 0;
   json_decref(more);
   if (is_complete) return object;
   json_decref(object);
@@ -168,6 +169,7 @@ static void print_table(const struct attend *attend, const struct summary *summa
   for (int i = 0; i < ATTEND_N_PHASES; i++) {
     printf(" %s %.3f%s", phase_names[i], summary->seconds[i], i + 1 < ATTEND_N_PHASES ? "," : "\n");
   }
+  attend_print_prediction(attend);
   if (attend->n_checkpoints > 0 || attend->resumed.position.tokens_absorbed > 0)
     printf("  resume   went on at token %lld, made %lld checkpoints\n",
            (long long)attend->resumed.position.tokens_emitted, (long long)attend->n_checkpoints);

@@ -1,14 +1,18 @@
-/* `favor bench kernel`: what its parts share. Local, on rank 0. */
+/* `favor bench kernel`: what its parts share. Local, on rank 0, unless they say that they are collective. */
 #ifndef FAVOR_CLI_BENCH_H
 #define FAVOR_CLI_BENCH_H
 
 #include "cli/command.h"
+#include "core/check.h"
 #include "kernel/kernel.h"
 #include "kernel/peak.h"
 
 enum { BENCH_MAX_KERNELS = 8, BENCH_MAX_WORKS = 8, BENCH_MAX_RUNS = BENCH_MAX_KERNELS * BENCH_MAX_WORKS };
 /* Repetitions of a run, and the samples of a peak that are kept. */
 enum { BENCH_LEAST_ROUNDS = 7, BENCH_MOST_ROUNDS = 41, BENCH_MOST_SAMPLES = 4096 };
+
+/* Of its threads' time; below, a process had to share its cores. */
+#define BENCH_IDLE_SHARE 0.97
 
 /* What is computed. */
 struct bench_work {
@@ -72,14 +76,40 @@ bool bench_data_create(const struct bench_work *work, enum favor_precision preci
                        struct bench_data *data);
 void bench_data_release(struct bench_data *data);
 
+/* The relative error above which an answer in this precision is wrong, as in tests/mpi/test_oracle.c, and by which
+ * factor a work may pass it. */
+double bench_most_error(enum favor_precision precision);
+double bench_error_allowance(const struct bench_work *work, enum favor_precision precision);
+
+/* Elements [first, first + n) of an array of real, as doubles. */
+void bench_widen(enum favor_precision precision, const void *x, int64_t first, int64_t n, double *wide);
+
+/* How rows of a work's output are held against the definition: rows, projection ([M][D] in double) and estimates stay
+ * the caller's. */
+struct check_problem bench_check_problem(const struct bench_work *work, const struct check_row *rows, int64_t n_rows,
+                                         const double *projection, const struct favor_estimates *estimates);
+struct check_type bench_check_type(enum favor_precision precision);
+
 /* The relative error of out against core/check.h, where the work's first `tokens` were computed and some are sampled.
  * projection: real [M][D]. Infinite where out is NaN; negative where memory is short. */
 double bench_check(const struct bench_data *data, int64_t tokens, const void *projection,
                    const struct favor_estimates *estimates);
 
+/* The work as a problem of the library, with the seed of the options; precision, kernel and threads are left. */
+struct favor_problem bench_problem(const struct options *options, const struct bench_work *work);
+
+/* Of all threads of this process. */
+double bench_cpu_now_s(void);
+
 /* Checks, then times every kernel on the work: appends to bench->runs. Errors are recorded with the command's context:
  * FAVOR_EVERIFY (a wrong answer is not timed), FAVOR_ENOMEM, and those of a plan. */
 enum favor_status bench_run(struct bench *bench, const struct bench_work *work);
+
+/* Collective, for --machine: the rates of all works and kernels into the machine file, each the mean of what all ranks
+ * measure at once; and the costs of the network, where there are ranks to measure it between. best: the ISA of the peak
+ * that goes with the rates. */
+enum favor_status bench_store_rates(const struct bench *bench, enum peak_isa best);
+enum favor_status bench_store_network(const struct command *command);
 
 /* One sample of a peak into bench->peaks. */
 void bench_sample_peak(struct bench *bench, enum peak_isa isa, enum favor_precision precision);

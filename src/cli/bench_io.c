@@ -18,7 +18,13 @@
 
 enum { N_ROUNDS = 5, N_VERIFIED_ROWS = 16 };
 
-enum part { PART_COMPUTE, PART_IO, PART_RUN, PART_LANE_CPU, N_PARTS };
+/* What a pass took the slowest rank: all of it, and the lane's thread on a core, reading, writing; the end. */
+struct pass {
+  double seconds, lane_cpu_s, read_s, write_s, finish_s;
+};
+enum { N_OF_PASS = sizeof(struct pass) / sizeof(double) };
+
+enum part { PART_COMPUTE, PART_IO, PART_RUN, PART_LANE_CPU, PART_READ, PART_WRITE, PART_FINISH, N_PARTS };
 
 struct bench_io {
   struct command *command; /* the benchmark's own */
@@ -27,6 +33,7 @@ struct bench_io {
   char in[OPTION_TEXT_BYTES], out[OPTION_TEXT_BYTES];
   bool has_made_input;
   double seconds[N_PARTS][N_ROUNDS]; /* of the slowest rank */
+  int64_t bytes[2];                  /* read and written by the rank that has most, in the last pass */
   struct favor_plan_info info;
 };
 
@@ -64,6 +71,7 @@ static void prepare(struct bench_io *bench) {
     snprintf(bench->in, sizeof bench->in, "%s", given->operands[1]);
   }
   set_text(&bench->options, OPTION_OUTPUT, bench->out);
+  bench->options.values[OPTION_MACHINE].text[0] = '\0'; /* it is written, not read */
   set_flag(&bench->options, OPTION_QUIET);
   set_flag(&bench->options, OPTION_OVERWRITE);
   bench->options.values[OPTION_JSON].integers[0] = 0;
@@ -75,8 +83,8 @@ static void prepare(struct bench_io *bench) {
   }
 }
 
-/* Collective: one pass over the file with what `mode` leaves of it; the seconds of the slowest rank. */
-static enum favor_status time_pass(struct bench_io *bench, enum attend_mode mode, double *seconds, double *lane_cpu_s) {
+/* Collective: one pass over the file with what `mode` leaves of it. */
+static enum favor_status time_pass(struct bench_io *bench, enum attend_mode mode, struct pass *pass) {
   static struct attend attend; /* too large for a stack */
   attend = (struct attend){
       .command = as_command(bench, COMMAND_ATTEND, bench->in, NULL), .context = bench->command->context, .mode = mode};
@@ -87,14 +95,15 @@ static enum favor_status time_pass(struct bench_io *bench, enum attend_mode mode
   if (status == FAVOR_OK) status = attend_stream(&attend);
   struct favor_lane_times lane = {0};
   if (attend.lane) favor_lane_times(attend.lane, &lane);
+  const double end = clock_now_s();
   if (status == FAVOR_OK && mode != ATTEND_ARITHMETIC) status = attend_finish(&attend);
-  double taken[] = {clock_now_s() - start, lane.cpu_s};
+  *pass = (struct pass){clock_now_s() - start, lane.cpu_s, lane.read_s, lane.write_s, clock_now_s() - end};
   bench->info = attend.info;
+  bench->bytes[0] = lane.bytes_read;
+  bench->bytes[1] = lane.bytes_written;
   attend_release(&attend);
-  if (status == FAVOR_OK) status = dist_max_double(bench->command->context, taken, 2);
-  *seconds = taken[0];
-  *lane_cpu_s = taken[1];
-  return status;
+  if (status == FAVOR_OK) status = dist_max_double(bench->command->context, (double *)pass, N_OF_PASS);
+  return status == FAVOR_OK ? dist_max_int64(bench->command->context, bench->bytes, 2) : status;
 }
 
 static enum favor_status run_round(struct bench_io *bench, int round) {
@@ -103,20 +112,24 @@ static enum favor_status run_round(struct bench_io *bench, int round) {
     enum part part;
   } passes[] = {{ATTEND_IO, PART_IO}, {ATTEND_ARITHMETIC, PART_COMPUTE}, {ATTEND_ALL, PART_RUN}};
   for (int i = 0; i < 3; i++) {
-    double lane_cpu_s;
-    double *seconds = &bench->seconds[passes[i].part][round];
-    enum favor_status status = time_pass(bench, passes[i].mode, seconds, &lane_cpu_s);
+    struct pass pass;
+    enum favor_status status = time_pass(bench, passes[i].mode, &pass);
     if (status != FAVOR_OK) return status;
-    if (passes[i].mode == ATTEND_IO) bench->seconds[PART_LANE_CPU][round] = lane_cpu_s;
+    bench->seconds[passes[i].part][round] = pass.seconds;
+    if (passes[i].mode != ATTEND_IO) continue;
+    bench->seconds[PART_LANE_CPU][round] = pass.lane_cpu_s;
+    bench->seconds[PART_READ][round] = pass.read_s;
+    bench->seconds[PART_WRITE][round] = pass.write_s;
+    bench->seconds[PART_FINISH][round] = pass.finish_s;
   }
   return FAVOR_OK;
 }
 
 static enum favor_status measure(struct bench_io *bench) {
   enum favor_status status = FAVOR_OK;
-  double seconds, lane_cpu_s;
+  struct pass pass;
   if (bench->has_made_input) status = cmd_make(as_command(bench, COMMAND_MAKE, bench->in, NULL));
-  if (status == FAVOR_OK) status = time_pass(bench, ATTEND_ALL, &seconds, &lane_cpu_s);
+  if (status == FAVOR_OK) status = time_pass(bench, ATTEND_ALL, &pass);
   if (status == FAVOR_OK) status = cmd_verify(as_command(bench, COMMAND_VERIFY, bench->in, bench->out));
   for (int round = 0; round < N_ROUNDS && status == FAVOR_OK; round++) status = run_round(bench, round);
   return status;
@@ -128,6 +141,20 @@ static void clean_up(const struct bench_io *bench) {
   if (bench->has_made_input) unlink(bench->in);
 }
 
+/* The passes without arithmetic, into the machine file. Sorted by now. */
+static void store(const struct bench_io *bench, const double medians[N_PARTS]) {
+  const struct favor_context *context = bench->command->context;
+  const double read_bytes = (double)bench->bytes[0], written_bytes = (double)bench->bytes[1];
+  const char *path = options_text(bench->command->options, OPTION_MACHINE);
+  if (!option_is_active(bench->command->options, OPTION_MACHINE)) return;
+  const struct favor_io_costs io = {.read_s_per_byte = medians[PART_READ] / read_bytes,
+                                    .write_s_per_byte = medians[PART_WRITE] / written_bytes,
+                                    .cpu_s_per_byte = medians[PART_LANE_CPU] / (read_bytes + written_bytes),
+                                    .finish_s = medians[PART_FINISH],
+                                    .ranks = (context->size + context->n_nodes - 1) / context->n_nodes};
+  machine_store_io(bench->command->context, path, &io);
+}
+
 static void report(struct bench_io *bench) {
   double medians[N_PARTS], spread[N_PARTS];
   for (int part = 0; part < N_PARTS; part++) {
@@ -135,6 +162,7 @@ static void report(struct bench_io *bench) {
     medians[part] = statistics_median(seconds, N_ROUNDS); /* sorts them */
     spread[part] = (seconds[N_ROUNDS - 1] - seconds[0]) / medians[part];
   }
+  store(bench, medians);
   const double compute = medians[PART_COMPUTE] + medians[PART_LANE_CPU], io = medians[PART_IO], run = medians[PART_RUN],
                overhead = run / (compute > io ? compute : io);
   if (options_flag(bench->command->options, OPTION_JSON)) {
@@ -172,5 +200,5 @@ enum favor_status bench_io(struct command *command) {
   enum favor_status status = measure(&bench);
   clean_up(&bench);
   if (status == FAVOR_OK && command_is_speaker(command)) report(&bench);
-  return status;
+  return status == FAVOR_OK ? dist_agree(command->context, DIST_SITE_COMMAND, 0, "") : status;
 }

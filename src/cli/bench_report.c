@@ -7,9 +7,6 @@
 #include "cli/report.h"
 #include "feature/map.h"
 
-/* Of its threads' time; below, the process had to share its cores. */
-static const double idle_share = 0.97;
-
 static const char *precision_name(int precision) { return option_at(OPTION_PRECISION)->choices[precision]; }
 
 static double rows_of(const struct bench_run *run) { return (double)(run->work.heads * run->work.tokens); }
@@ -121,7 +118,7 @@ static void print_table(const struct bench *bench) {
     name_of(run, names[i % 2]);
     print_run(bench, run, strcmp(names[0], names[1]) != 0 ? names[i % 2] : "");
     if (run->rounds < n_repetitions) n_repetitions = run->rounds;
-    is_busy = is_busy || run->cpu_share < idle_share;
+    is_busy = is_busy || run->cpu_share < BENCH_IDLE_SHARE;
   }
   const struct options *options = bench->command->options;
   const bool has_both_signs = map_signs((enum favor_map)options_integer(options, OPTION_MAP)) == 2;

@@ -34,9 +34,7 @@ static enum favor_status pass_on(const struct bench *bench, enum favor_status st
   return dist_fail(bench->command->context, status, "%s", favor_context_message(bench->context));
 }
 
-static enum favor_status make_plan(const struct bench *bench, struct station *station) {
-  const struct options *options = bench->command->options;
-  const struct bench_work *work = &station->run.work;
+struct favor_problem bench_problem(const struct options *options, const struct bench_work *work) {
   struct favor_problem problem = favor_problem_default();
   problem.heads = problem.kv_heads = work->heads;
   problem.tokens = work->tokens;
@@ -49,6 +47,11 @@ static enum favor_status make_plan(const struct bench *bench, struct station *st
   if (work->map == FAVOR_MAP_OPRF) problem.row_norm = FAVOR_ROW_NORM_CHI; /* it has no other */
   problem.projection = work->projection;
   problem.seed = (uint64_t)options_integer(options, OPTION_SEED);
+  return problem;
+}
+
+static enum favor_status make_plan(const struct bench *bench, struct station *station) {
+  struct favor_problem problem = bench_problem(bench->command->options, &station->run.work);
   problem.precision = station->run.kernel->precision;
   problem.kernel = station->run.kernel->kernel->name;
   problem.threads = bench->threads;
@@ -59,13 +62,8 @@ static enum favor_status execute(const struct bench *bench, const struct station
   return pass_on(bench, favor_plan_execute(station->plan, &station->q, &station->k, &station->v, &station->out));
 }
 
-/* Roundings to bfloat16 make more of longer keys, and fewer features average less of them away: 2.3e-3 on D=E=64,
- * M=256, up to 4.7e-3 elsewhere. */
 static double most_error(const struct bench_run *run) {
-  enum { WIDTH = 64, FEATURES = 64 };
-  const bool is_plain = run->work.key_width <= WIDTH && run->work.features >= FEATURES;
-  return run->kernel->precision == FAVOR_PRECISION_BF16 && !is_plain ? 2 * run->kernel->most_error
-                                                                     : run->kernel->most_error;
+  return run->kernel->most_error * bench_error_allowance(&run->work, run->kernel->precision);
 }
 
 static enum favor_status check(const struct bench *bench, const struct bench_data *data, struct station *station) {
@@ -109,7 +107,7 @@ void bench_sample_peak(struct bench *bench, enum peak_isa isa, enum favor_precis
   peak->samples[peak->n_samples++] = peak_sample(isa, (int)precision, seconds_of_a_sample);
 }
 
-static double cpu_now_s(void) {
+double bench_cpu_now_s(void) {
   struct timespec now;
   clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
   return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
@@ -118,10 +116,10 @@ static double cpu_now_s(void) {
 static enum favor_status time_round(struct bench *bench, struct station *stations, int n, int round) {
   for (int i = 0; i < n; i++) {
     bench_sample_peak(bench, stations[i].run.kernel->isa, stations[i].run.kernel->precision);
-    const double cpu_begin = cpu_now_s(), begin = clock_now_s();
+    const double cpu_begin = bench_cpu_now_s(), begin = clock_now_s();
     enum favor_status status = execute(bench, &stations[i]);
     stations[i].seconds[round] = clock_now_s() - begin;
-    stations[i].cpu_seconds += cpu_now_s() - cpu_begin;
+    stations[i].cpu_seconds += bench_cpu_now_s() - cpu_begin;
     struct favor_plan_times times;
     favor_plan_times(stations[i].plan, &times);
     stations[i].accumulate_shares[round] = times.accumulate_s / (stations[i].seconds[round] * bench->threads);

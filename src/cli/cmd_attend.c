@@ -40,7 +40,7 @@ static void check_output_path(struct attend *attend) {
   }
 }
 
-static void problem_from_options(const struct options *options, struct favor_problem *problem) {
+void attend_take_options(const struct options *options, struct favor_problem *problem) {
   *problem = favor_problem_default();
   problem->is_causal = options_flag(options, OPTION_CAUSAL);
   problem->method = (enum favor_method)options_integer(options, OPTION_METHOD);
@@ -80,6 +80,11 @@ static void problem_from_options(const struct options *options, struct favor_pro
   problem->memory_bytes = options_integer(options, OPTION_MEMORY);
   problem->is_streamed = true;
   problem->blocks_held = ATTEND_N_BLOCKS;
+}
+
+void attend_fix_features(const struct options *options, struct favor_problem *problem) {
+  const bool are_fixed = problem->projection == FAVOR_PROJECTION_NONE;
+  if (are_fixed && !option_is_active(options, OPTION_FEATURES)) problem->features = problem->key_width;
 }
 
 /* The same on every rank. */
@@ -125,8 +130,7 @@ static enum favor_status read_projection(struct attend *attend) {
   return dist_agree(attend->context, DIST_SITE_COMMAND, 0, "");
 }
 
-/* Collective: --estimates-file; or those of the run that goes on, which stand in its temporary output. */
-static enum favor_status read_estimates(struct attend *attend) {
+enum favor_status attend_read_estimates(struct attend *attend) {
   char path[PATH_MAX];
   snprintf(path, sizeof path, "%s", options_text(attend->command->options, OPTION_ESTIMATES_FILE));
   if (attend->resumed.checkpoint) {
@@ -172,10 +176,6 @@ static bool has_own_estimates(const struct attend *attend) {
 }
 
 static enum favor_status make_plan(struct attend *attend) {
-  const struct inputs *inputs = &attend->inputs;
-  attend->problem.caller_bytes = favor_tensor_memory_bytes(inputs->q) + favor_tensor_memory_bytes(inputs->k) +
-                                 favor_tensor_memory_bytes(inputs->v) + favor_output_memory_bytes() +
-                                 (inputs->n_segments + 1) * (int64_t)sizeof *inputs->segments;
   enum favor_status status = favor_plan_create(attend->context, &attend->problem, &attend->plan);
   if (status != FAVOR_OK) return status;
   favor_plan_info(attend->plan, &attend->info);
@@ -314,25 +314,31 @@ static enum favor_status create_output(struct attend *attend) {
   return status;
 }
 
-enum favor_status attend_prepare(struct attend *attend) {
+enum favor_status attend_describe(struct attend *attend) {
   const struct options *options = attend->command->options;
+  const struct inputs *inputs = &attend->inputs;
+  enum favor_status status = open_inputs(attend);
+  if (status != FAVOR_OK) return status;
+  attend_take_options(options, &attend->problem);
+  inputs_describe(inputs, &attend->problem);
+  attend_fix_features(options, &attend->problem);
+  attend->problem.caller_bytes = favor_tensor_memory_bytes(inputs->q) + favor_tensor_memory_bytes(inputs->k) +
+                                 favor_tensor_memory_bytes(inputs->v) + favor_output_memory_bytes() +
+                                 (inputs->n_segments + 1) * (int64_t)sizeof *inputs->segments;
+  int64_t out_type = options_integer(options, OPTION_OUT_TYPE); /* 0 is auto */
+  attend->out_type = out_type == 0 ? inputs->q_shape.type : (enum favor_type)(out_type - 1);
+  return read_projection(attend);
+}
+
+enum favor_status attend_prepare(struct attend *attend) {
   if (command_is_speaker(attend->command)) check_output_path(attend);
   enum favor_status status = dist_agree(attend->context, DIST_SITE_COMMAND, 0, "");
-  if (status == FAVOR_OK) status = open_inputs(attend);
-  if (status != FAVOR_OK) return status;
-  problem_from_options(options, &attend->problem);
-  inputs_describe(&attend->inputs, &attend->problem);
-  bool are_features_fixed = attend->problem.projection == FAVOR_PROJECTION_NONE;
-  if (are_features_fixed && !option_is_active(options, OPTION_FEATURES)) {
-    attend->problem.features = attend->problem.key_width;
-  }
-  int64_t out_type = options_integer(options, OPTION_OUT_TYPE); /* 0 is auto */
-  attend->out_type = out_type == 0 ? attend->inputs.q_shape.type : (enum favor_type)(out_type - 1);
-  status = read_projection(attend);
+  if (status == FAVOR_OK) status = attend_load_machine(attend);
+  if (status == FAVOR_OK) status = attend_describe(attend);
   if (status == FAVOR_OK) status = attend_choose_features(attend);
   if (status == FAVOR_OK) status = attend_find_checkpoint(attend);
   if (status != FAVOR_OK || attend->is_finished) return status;
-  status = read_estimates(attend);
+  status = attend_read_estimates(attend);
   if (status == FAVOR_OK) status = make_plan(attend);
   if (status == FAVOR_OK) status = attend_check_engine(attend);
   if (status == FAVOR_OK) status = make_blocks(attend);
@@ -351,6 +357,7 @@ void attend_release(struct attend *attend) {
   inputs_close(&attend->inputs);
   free(attend->projection_data);
   estimates_release(&attend->estimates_file);
+  machine_release(&attend->machine);
   attend_release_resumed(attend);
 }
 

@@ -6,6 +6,8 @@
 #include "base/memory.h"
 #include "cli/bench.h"
 #include "cli/bench_io.h"
+#include "cli/bench_scaling.h"
+#include "cli/machine.h"
 #include "cli/option_table.h"
 #include "cli/statistics.h"
 #include "dist/agree.h"
@@ -32,10 +34,6 @@ static const struct bench_work default_works[] = {
 };
 enum { N_DEFAULT_WORKS = sizeof default_works / sizeof *default_works };
 
-/* Against the definition, as in tests/mpi/test_oracle.c. */
-static const double most_error[] = {
-    [FAVOR_PRECISION_F32] = 2e-5, [FAVOR_PRECISION_F64] = 1e-12, [FAVOR_PRECISION_BF16] = 4e-3};
-
 /* The fastest instructions that products in this precision can use here. */
 static enum peak_isa best_isa(int precision) {
   for (int isa = PEAK_N_ISAS - 1; isa > PEAK_BASELINE; isa--) {
@@ -51,7 +49,7 @@ static struct bench_kernel describe(const struct kernel *kernel, enum favor_prec
   struct bench_kernel described = {.kernel = kernel,
                                    .isa = is_reference ? PEAK_BASELINE : best_isa((int)precision),
                                    .precision = precision,
-                                   .most_error = most_error[precision],
+                                   .most_error = bench_most_error(precision),
                                    .most_tokens = is_reference ? SLOW_TOKENS : INT64_MAX};
   for (int isa = 0; isa < PEAK_N_ISAS; isa++) {
     if (peak_name((enum peak_isa)isa) && strcmp(kernel->name, peak_name((enum peak_isa)isa)) == 0) {
@@ -151,7 +149,7 @@ static void conclude_peaks(struct bench *bench) {
 }
 
 /* Rank 0. */
-static enum favor_status run_all(struct bench *bench) {
+static void run_all(struct bench *bench) {
   const double begin = clock_now_s();
   for (int i = 0; i < FIRST_SAMPLES; i++) bench_sample_peak(bench, best_isa(FAVOR_PRECISION_F32), FAVOR_PRECISION_F32);
   for (int i = 0; i < bench->n_works; i++) {
@@ -159,44 +157,61 @@ static enum favor_status run_all(struct bench *bench) {
       bench->n_works_left_out = bench->n_works - i;
       break;
     }
-    enum favor_status status = bench_run(bench, &bench->works[i]);
-    if (status != FAVOR_OK) return status;
+    if (bench_run(bench, &bench->works[i]) != FAVOR_OK) return;
   }
   conclude_peaks(bench);
-  bench_report(bench, best_isa(FAVOR_PRECISION_F32));
-  return FAVOR_OK;
 }
 
-/* Rank 0 alone: its plans are on a context of its own. */
-static void run_alone(struct command *command) {
+/* Collective: every rank knows what is to be done, on a context of its own; NULL where that is recorded as wrong. */
+static struct bench *make_bench(struct command *command) {
   const int64_t threads = options_integer(command->options, OPTION_THREADS);
   struct bench *bench = memory_zeroed(1, sizeof *bench);
   if (!bench) {
     dist_fail(command->context, FAVOR_ENOMEM, "no memory for a benchmark");
-    return;
+    return NULL;
   }
   bench->command = command;
   bench->precision = (enum favor_precision)options_integer(command->options, OPTION_PRECISION);
   bench->threads = threads ? (int)threads : 1;
   choose_kernels(bench);
   choose_works(bench);
-  if (!dist_has_failed(command->context)) {
-    if (favor_context_create(MPI_COMM_SELF, &bench->context) == FAVOR_OK)
-      run_all(bench);
-    else
-      dist_fail(command->context, FAVOR_ENOMEM, "no memory for a context of one rank");
+  if (favor_context_create(MPI_COMM_SELF, &bench->context) != FAVOR_OK) {
+    dist_fail(command->context, FAVOR_ENOMEM, "no memory for a context of one rank");
   }
-  favor_context_destroy(&bench->context);
+  return bench;
+}
+
+/* Collective: rank 0 measures and checks alone; for the machine file all ranks measure together. */
+static enum favor_status bench_kernel(struct command *command) {
+  const bool is_stored = option_is_active(command->options, OPTION_MACHINE);
+  const enum peak_isa best = best_isa(FAVOR_PRECISION_F32);
+  struct bench *bench = make_bench(command);
+  enum favor_status status = dist_agree(command->context, DIST_SITE_COMMAND, 0, "");
+  if (status == FAVOR_OK && command_is_speaker(command)) run_all(bench);
+  if (status == FAVOR_OK) status = dist_agree(command->context, DIST_SITE_COMMAND, 0, "");
+  if (status == FAVOR_OK && is_stored) status = bench_store_rates(bench, best);
+  if (status == FAVOR_OK && is_stored) status = bench_store_network(command);
+  if (status == FAVOR_OK && command_is_speaker(command)) bench_report(bench, best);
+  if (bench) favor_context_destroy(&bench->context);
   free(bench);
+  return status == FAVOR_OK ? dist_agree(command->context, DIST_SITE_COMMAND, 0, "") : status;
 }
 
 enum favor_status cmd_bench(struct command *command) {
+  static const struct {
+    const char *name;
+    enum favor_status (*run)(struct command *command);
+  } kinds[] = {{"kernel", bench_kernel}, {"scaling", bench_scaling}, {"io", bench_io}};
+  enum { N_KINDS = sizeof kinds / sizeof *kinds };
   const char *what = command->options->operands[0];
-  if (strcmp(what, "io") == 0) return bench_io(command);
-  if (strcmp(what, "kernel") != 0) {
-    dist_fail(command->context, FAVOR_EUSAGE, "nothing to benchmark is called '%.64s'; there are: kernel, io", what);
-  } else if (command_is_speaker(command)) {
-    run_alone(command);
+  int kind = 0;
+  while (kind < N_KINDS && strcmp(what, kinds[kind].name) != 0) kind++;
+  if (kind == N_KINDS) {
+    dist_fail(command->context, FAVOR_EUSAGE, "nothing to benchmark is called '%.64s'; there are: kernel, scaling, io",
+              what);
+  } else if (command_is_speaker(command) && option_is_active(command->options, OPTION_MACHINE)) {
+    machine_check(command->context, options_text(command->options, OPTION_MACHINE));
   }
-  return dist_agree(command->context, DIST_SITE_COMMAND, 0, "");
+  const enum favor_status status = dist_agree(command->context, DIST_SITE_COMMAND, 0, "");
+  return status == FAVOR_OK ? kinds[kind].run(command) : status;
 }

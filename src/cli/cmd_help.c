@@ -48,7 +48,7 @@ static void print_command(const struct command_entry *entry) {
   if (entry->details[0]) printf("%s\n", entry->details);
   bool has_options = false;
   for (int key = 0; key < OPTION_N_KEYS; key++) {
-    if (!(option_at((enum option_key)key)->commands & entry->mask)) continue;
+    if (!option_belongs((enum option_key)key, entry->mask)) continue;
     if (!has_options) puts("Options, with the default in brackets:");
     has_options = true;
     print_option((enum option_key)key);

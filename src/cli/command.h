@@ -22,6 +22,7 @@ enum favor_status cmd_make(struct command *command);
 enum favor_status cmd_verify(struct command *command);
 enum favor_status cmd_bench(struct command *command);
 enum favor_status cmd_study(struct command *command);
+enum favor_status cmd_plan(struct command *command);
 enum favor_status cmd_inspect(struct command *command);
 enum favor_status cmd_version(struct command *command);
 enum favor_status cmd_help(struct command *command);

@@ -69,13 +69,31 @@ static const char bench_details[] =
     "against the definition in float64; a wrong one is not timed and ends with exit code 1. Arrays are in memory: no\n"
     "file is read. Under mpirun rank 0 works alone.\n"
     "\n"
+    "scaling: the same attention on 1, 2, 4, ... ranks of the job, strong and weak, causal and bidirectional, with "
+    "the\n"
+    "grid that a plan chooses and with tokens alone shared out, by every scan. --shape (by default 1,8,32768,64) gives "
+    "the\n"
+    "tokens of all ranks when strong, of each when weak; --tokens-list several of them; --causal or --causal=off one "
+    "of\n"
+    "the two. Runs take turns; each is repeated --rounds times, and counted are features_state + reduce + output of "
+    "the\n"
+    "slowest rank. Answers have the same bits on all ranks and are held against the definition. --threads auto is "
+    "what\n"
+    "attend takes on all ranks. --csv FILE is what jobs/plot_scaling draws.\n"
+    "\n"
     "io: how much of reading and writing streaming hides. On the file IN, or on one that it makes of --shape, by "
     "turns:\n"
     "attend; the same reads and writes without arithmetic; the same arithmetic on blocks in memory. overhead is the\n"
     "time of attend over the larger of the last two, with the arithmetic the time of a core that copies, conversions\n"
     "and checksums take. Files go to the directory --output, by default the current one, and are removed.\n"
     "\n"
-    "Without --shape, --features, --value-width or --causal it goes through a list of shapes, in less than 45 s. With\n"
+    "--machine FILE has both write what `favor plan` reckons with: kernel the times to absorb keys, to emit outputs\n"
+    "and of a causal pass, for every shape and kernel (reference and blas only where --kernel asks for them), on all\n"
+    "ranks at once, and between them the network; io the speed of files. Start it as the run will be started. scaling\n"
+    "measures the network anew, and predicts its runs.\n"
+    "\n"
+    "Without --shape, --features, --value-width or --causal, kernel goes through a list of shapes, in less than 45 s. "
+    "With\n"
     "any of them it takes that one; what is not given is one head a thread, 16384 tokens of width 64. --threads auto\n"
     "is one thread here. OPENBLAS_CORETYPE in the environment gives BLAS the kernels of another processor.\n"
     "doc/performance.md tells how to read the table.\n"
@@ -83,7 +101,26 @@ static const char bench_details[] =
     "Examples:\n"
     "  favor bench kernel\n"
     "  favor bench kernel --threads 2 --kernel avx512 --json\n"
+    "  mpirun -n 8 favor bench scaling --csv scaling.csv\n"
+    "  mpirun -n 2 favor bench kernel --machine node.json\n"
     "  OPENBLAS_CORETYPE=SkylakeX favor bench kernel --shape 1,1,65536,64 --features 266 --causal\n";
+
+static const char plan_details[] =
+    "Says what `favor attend` would do with the same options, and what it would take: process grid, scan, blocks,\n"
+    "memory of a rank, bytes read, sent and written, seconds by phase. It runs nothing and writes nothing, and "
+    "refuses\n"
+    "what attend would refuse. The ranks need not be there (--ranks, --nodes, --threads), nor the file: --shape, with\n"
+    "--kv-heads, --value-width and --type as in `favor make`.\n"
+    "\n"
+    "Grid, blocks, memory and bytes are those of the run. Seconds follow from --machine FILE, which bench kernel and\n"
+    "bench io write on a machine like the one in question; without it from default figures of one processor. `attend\n"
+    "--machine FILE` reports the same seconds beside its own.\n"
+    "\n"
+    "Examples:\n"
+    "  mpirun -n 2 favor bench kernel --machine node.json\n"
+    "  favor bench io --machine node.json\n"
+    "  favor plan qkv.h5 --causal --ranks 64 --nodes 8 --machine node.json\n"
+    "  favor plan --shape 1,8,16777216,64 --ranks 1024 --nodes 32 --memory 2G --json\n";
 
 static const char study_details[] =
     "Tables and pictures of how good the approximation is and what it costs (the figures of Choromanski et al. 2021):\n"
@@ -110,8 +147,10 @@ static const struct command_entry entries[] = {
      "recompute sampled rows of OUT, and against exact softmax", verify_details},
     {"inspect", COMMAND_INSPECT, cmd_inspect, 1, 1, false, "FILE [--check] [--json]",
      "what a file holds, and the options it was made with", inspect_details},
-    {"bench", COMMAND_BENCH, cmd_bench, 1, 2, true, "kernel | io [IN] [options]",
-     "speed against this machine's own limits", bench_details},
+    {"bench", COMMAND_BENCH, cmd_bench, 1, 2, true, "kernel | scaling | io [IN] [options]",
+     "speed against this machine's own limits, and over rank counts", bench_details},
+    {"plan", COMMAND_PLAN, cmd_plan, 0, 1, true, "IN | --shape B,H,N,D [--ranks P] [options of attend]",
+     "what a run would do and cost; runs nothing", plan_details},
     {"study", COMMAND_STUDY, cmd_study, 0, 2, true, "[error [IN] | kernel | time] [-o DIR] [options]",
      "error against features for every map and projection, and time against tokens", study_details},
     {"version", COMMAND_VERSION, cmd_version, 0, 0, false, "[--json]",

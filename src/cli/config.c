@@ -102,7 +102,7 @@ void config_print(const struct options *options, FILE *file) {
   for (int i = 0; i < OPTION_N_KEYS; i++) {
     enum option_key key = (enum option_key)i;
     const struct option *option = option_at(key);
-    if (!(option->commands & options->command) || !option->is_config_key) continue;
+    if (!option_belongs(key, options->command) || !option->is_config_key) continue;
     fprintf(file, "%s = %s\n", option->name, options_text(options, key));
   }
 }

@@ -30,7 +30,7 @@ static const char *const alphabets[] = {"dna", "protein", NULL};
 #define MOST_REAL 1e30
 #define LEAST_REAL 1e-30
 
-#define JOBS (COMMAND_ATTEND | COMMAND_MAKE | COMMAND_VERIFY | COMMAND_BENCH | COMMAND_STUDY)
+#define JOBS (COMMAND_ATTEND | COMMAND_MAKE | COMMAND_VERIFY | COMMAND_BENCH | COMMAND_STUDY | COMMAND_PLAN)
 #define ATTRIBUTE .is_attribute = true, .is_config_key = true
 #define SETTING .is_config_key = true
 #define OF_FAVOR .methods = 1U << FAVOR_METHOD_FAVOR
@@ -44,6 +44,7 @@ static const struct option table[OPTION_N_KEYS] = {
 #include "cli/option_rows_method.h"
 #include "cli/option_rows_other.h"
 #include "cli/option_rows_run.h"
+#include "cli/option_rows_scaling.h"
 };
 
 static const struct option_conflict conflicts[] = {
@@ -64,20 +65,25 @@ static const struct option_conflict conflicts[] = {
 
 const struct option *option_at(enum option_key key) { return &table[key]; }
 
+bool option_belongs(enum option_key key, unsigned command) {
+  const unsigned commands = table[key].commands;
+  return ((commands & COMMAND_ATTEND ? commands | COMMAND_PLAN : commands) & command) != 0;
+}
+
 const struct option_conflict *option_conflict_at(int index) {
   return index < (int)(sizeof conflicts / sizeof *conflicts) ? &conflicts[index] : NULL;
 }
 
 bool option_is_active(const struct options *options, enum option_key key) {
   const struct option_value *value = &options->values[key];
-  if (!(table[key].commands & options->command) || value->origin == OPTION_FROM_DEFAULT) return false;
+  if (!option_belongs(key, options->command) || value->origin == OPTION_FROM_DEFAULT) return false;
   if (value->origin == OPTION_FROM_CONFIG && strcmp(value->text, table[key].preset) == 0) return false;
   if (table[key].kind == KIND_FLAG) return options_flag(options, key);
   return value->text[0] != '\0';
 }
 
 bool option_is_foreign(const struct options *options, enum option_key key) {
-  if (options->command != COMMAND_ATTEND || table[key].methods == 0) return false;
+  if (!(options->command & (COMMAND_ATTEND | COMMAND_PLAN)) || table[key].methods == 0) return false;
   return !(table[key].methods >> options_integer(options, OPTION_METHOD) & 1);
 }
 
@@ -91,7 +97,9 @@ bool option_is_excluded(const struct options *options, enum option_key key) {
 
 enum option_key option_find(unsigned command, const char *name) {
   for (int key = 0; key < OPTION_N_KEYS; key++) {
-    if ((table[key].commands & command) && strcmp(table[key].name, name) == 0) return (enum option_key)key;
+    if (option_belongs((enum option_key)key, command) && strcmp(table[key].name, name) == 0) {
+      return (enum option_key)key;
+    }
   }
   return OPTION_N_KEYS;
 }
@@ -100,7 +108,7 @@ enum option_key option_nearest(unsigned command, const char *name) {
   enum option_key best = OPTION_N_KEYS;
   int best_distance = 0;
   for (int key = 0; key < OPTION_N_KEYS; key++) {
-    if (!(table[key].commands & command)) continue;
+    if (!option_belongs((enum option_key)key, command)) continue;
     int distance = option_word_distance(name, table[key].name);
     if (best == OPTION_N_KEYS || distance < best_distance) {
       best = (enum option_key)key;

@@ -34,6 +34,9 @@ struct option {
 
 const struct option *option_at(enum option_key key);
 
+/* Does a command have it? */
+bool option_belongs(enum option_key key, unsigned command);
+
 /* The option of this name; OPTION_N_KEYS when the command has none. */
 enum option_key option_find(unsigned command, const char *name);
 /* The command's option whose name is nearest by edit distance. */

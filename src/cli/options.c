@@ -53,7 +53,7 @@ static enum option_key find_option(unsigned command, const char *word, const cha
   if (word[1] != '-') {
     for (int key = 0; key < OPTION_N_KEYS; key++) {
       const struct option *option = option_at((enum option_key)key);
-      if (!(option->commands & command) || !option->letter || option->letter != word[1]) continue;
+      if (!option_belongs((enum option_key)key, command) || !option->letter || option->letter != word[1]) continue;
       if (word[2]) *value = word + 2;
       return (enum option_key)key;
     }
@@ -220,7 +220,7 @@ void options_attributes(const struct options *options, struct favor_attribute *a
   *n_attributes = 0;
   for (int key = 0; key < OPTION_N_KEYS; key++) {
     const struct option *option = option_at((enum option_key)key);
-    bool is_kept = (option->commands & options->command) && option->is_attribute;
+    bool is_kept = option_belongs((enum option_key)key, options->command) && option->is_attribute;
     bool is_empty = options->values[key].text[0] == '\0';
     if (!is_kept || is_empty || option_is_excluded(options, (enum option_key)key)) continue;
     set_attribute((enum option_key)key, &options->values[key], &attributes[(*n_attributes)++]);

@@ -15,7 +15,8 @@ enum {
   COMMAND_VERSION = 16,
   COMMAND_HELP = 32,
   COMMAND_BENCH = 64,
-  COMMAND_STUDY = 128
+  COMMAND_STUDY = 128,
+  COMMAND_PLAN = 256 /* has all options of attend, and its own */
 };
 
 enum option_key {
@@ -52,6 +53,9 @@ enum option_key {
   OPTION_BLOCK_TOKENS,
   OPTION_MEMORY,
   OPTION_STALL_TIMEOUT,
+  OPTION_MACHINE,
+  OPTION_RANKS,
+  OPTION_NODES,
   OPTION_IO,
   OPTION_CHECKPOINT_EVERY,
   OPTION_RESUME,
@@ -79,6 +83,13 @@ enum option_key {
   OPTION_ROW_NORMS,
   OPTION_FEATURES_LIST,
   OPTION_DRAWS,
+  /* bench scaling */
+  OPTION_MODES,
+  OPTION_SCANS,
+  OPTION_RANKS_LIST,
+  OPTION_TOKENS_LIST,
+  OPTION_ROUNDS,
+  OPTION_CSV,
   /* files */
   OPTION_QUERY,
   OPTION_KEY,

@@ -1,28 +1,9 @@
 /* The exclusive scan of states as a pipelined chain: each rank takes blocks of rows from the one before it, merges its
  * own in and passes them on while the next arrive. Every rank sends exactly one state. As "All-Scan" of ZeCO (Chou et
  * al., "ZeCO: zero communication overhead sequence parallelism for linear attention", 2025). */
-#include <math.h>
 #include <string.h>
 
 #include "dist/group_internal.h"
-
-enum { MAX_BLOCKS = 256 }; /* beyond, a block's latency is what counts */
-
-/* With K blocks the last one leaves rank 0 after K steps and takes P - 2 more to the last rank: P - 2 + K steps of
- * latency + bytes / K each. This is least at K = sqrt((P - 2) bytes / latency), all in seconds. */
-static double step_bytes_s(double bytes) { return bytes * (GROUP_SEND_S_PER_BYTE + GROUP_MERGE_S_PER_BYTE); }
-
-int group_chain_n_blocks(int size, double state_bytes) {
-  if (size <= 2) return 1;
-  double best = round(sqrt((size - 2) * step_bytes_s(state_bytes) / GROUP_LATENCY_S));
-  return best < 1 ? 1 : best > MAX_BLOCKS ? MAX_BLOCKS : (int)best;
-}
-
-double group_chain_seconds(struct group_layout layout, double state_bytes) {
-  if (layout.size < 2) return 0;
-  int n_blocks = group_chain_n_blocks(layout.size, state_bytes);
-  return (layout.size - 2 + n_blocks) * (GROUP_LATENCY_S + step_bytes_s(state_bytes) / n_blocks);
-}
 
 static int64_t rows_of(const struct group_lane *lane, int block) {
   int64_t left = lane->n_rows - block * lane->chain.block_rows;
@@ -62,9 +43,12 @@ static enum favor_status begin_with(struct group_lane *lane, int n_blocks) {
   return FAVOR_OK;
 }
 
-static enum favor_status chain_begin(struct group_lane *lane) {
-  return begin_with(lane, group_chain_n_blocks(lane->group->size, (double)group_bytes(lane)));
+static int n_blocks(const struct group_lane *lane) {
+  const struct dist_group *group = lane->group;
+  return dist_costs_chain_n_blocks(&group->context->costs, group_layout_of(group), (double)group_bytes(lane));
 }
+
+static enum favor_status chain_begin(struct group_lane *lane) { return begin_with(lane, n_blocks(lane)); }
 
 static enum favor_status linear_begin(struct group_lane *lane) { return begin_with(lane, 1); }
 

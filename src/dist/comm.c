@@ -16,6 +16,18 @@ static int agree_on_memory(MPI_Comm comm, bool has_memory, bool *all_have) {
   return mpi_code;
 }
 
+/* The machines that the ranks of comm run on: each has one first rank. */
+static int count_nodes(MPI_Comm comm, int rank, int *n_nodes) {
+  MPI_Comm node = MPI_COMM_NULL;
+  int node_rank = 0;
+  int mpi_code = MPI_Comm_split_type(comm, MPI_COMM_TYPE_SHARED, rank, MPI_INFO_NULL, &node);
+  if (mpi_code != MPI_SUCCESS) return mpi_code;
+  mpi_code = MPI_Comm_rank(node, &node_rank);
+  MPI_Comm_free(&node);
+  *n_nodes = node_rank == 0;
+  return mpi_code == MPI_SUCCESS ? MPI_Allreduce(MPI_IN_PLACE, n_nodes, 1, MPI_INT, MPI_SUM, comm) : mpi_code;
+}
+
 enum favor_status favor_context_create(MPI_Comm comm, struct favor_context **context) {
   *context = NULL;
   struct favor_context *made = memory_zeroed(1, sizeof *made);
@@ -24,6 +36,11 @@ enum favor_status favor_context_create(MPI_Comm comm, struct favor_context **con
   int mpi_code = MPI_Comm_dup(comm, &duplicate);
   if (mpi_code == MPI_SUCCESS) mpi_code = MPI_Comm_set_errhandler(duplicate, MPI_ERRORS_RETURN);
   if (mpi_code == MPI_SUCCESS) mpi_code = agree_on_memory(duplicate, made != NULL, &all_have);
+  if (mpi_code == MPI_SUCCESS && all_have) {
+    MPI_Comm_rank(duplicate, &made->rank);
+    MPI_Comm_size(duplicate, &made->size);
+    mpi_code = count_nodes(duplicate, made->rank, &made->n_nodes);
+  }
   if (mpi_code != MPI_SUCCESS) {
     free(made);
     return FAVOR_EMPI;
@@ -34,8 +51,7 @@ enum favor_status favor_context_create(MPI_Comm comm, struct favor_context **con
     return FAVOR_ENOMEM;
   }
   made->comm = duplicate;
-  MPI_Comm_rank(duplicate, &made->rank);
-  MPI_Comm_size(duplicate, &made->size);
+  made->costs = favor_costs_default();
   made->node = -1;
   *context = made;
   return FAVOR_OK;

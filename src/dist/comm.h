@@ -3,14 +3,14 @@
 #ifndef FAVOR_DIST_COMM_H
 #define FAVOR_DIST_COMM_H
 
-#include <favor/favor.h>
+#include <favor/favor_machine.h>
 
 #include "base/status.h"
 
 /* Every step at which ranks meet has a site, so that a test can make it fail on one rank. */
 enum dist_site {
   DIST_SITE_NONE = 0,
-  DIST_SITE_PLAN_CHECK,  /* the problem */
+  DIST_SITE_PLAN_CHECK,  /* the problem, or costs */
   DIST_SITE_PLAN_DRAW,   /* the projection */
   DIST_SITE_PLAN_MEMORY, /* allocation */
   DIST_SITE_PLAN_GROUPS, /* communicators */
@@ -31,6 +31,8 @@ enum dist_site {
 struct favor_context {
   MPI_Comm comm;
   int rank, size;
+  int n_nodes;                     /* machines that the ranks run on */
+  struct favor_costs costs;        /* of moving and merging states */
   int node;                        /* the lowest rank on the same machine; -1: not asked for yet (dist_node) */
   bool is_dead;                    /* an MPI call failed: communicate no more */
   struct status pending;           /* the first local error since the last agreement */

@@ -14,29 +14,19 @@ static void merge_rows(void *from, void *into, int *n_rows, MPI_Datatype *type) 
   binned_merge(from, into, *n_rows);
 }
 
-/* The linear scan is never chosen by cost: it is the baseline to check the others against, and MPI's own where all that
- * have to call that do. */
+/* The linear scan is MPI's own where all that have to call that do. */
 static const struct group_scan *choose_scan(const struct dist_group *group) {
-  switch (group->asked) {
+  switch (
+      dist_costs_choose_scan(&group->context->costs, group->asked, group_layout_of(group), group_state_bytes(group))) {
   case FAVOR_SCAN_EXSCAN:
     return group->size == group->axis_size ? &group_scan_exscan : &group_scan_linear;
-  case FAVOR_SCAN_DOUBLING:
-    return &group_scan_doubling;
   case FAVOR_SCAN_CHAIN:
     return &group_scan_chain;
   case FAVOR_SCAN_NODES:
     return &group_scan_nodes;
-  case FAVOR_SCAN_AUTO:
-    break;
+  default:
+    return &group_scan_doubling;
   }
-  const double state_bytes = group_state_bytes(group);
-  const struct group_layout layout = group_layout_of(group);
-  const double doubling_s = group_doubling_seconds(layout, state_bytes);
-  const double chain_s = group_chain_seconds(layout, state_bytes);
-  const double nodes_s = group_nodes_seconds(layout, state_bytes);
-  const bool has_nodes = group->n_nodes > 1 && group->n_nodes < group->size;
-  if (has_nodes && nodes_s < doubling_s && nodes_s < chain_s) return &group_scan_nodes;
-  return chain_s < doubling_s ? &group_scan_chain : &group_scan_doubling;
 }
 
 /* Those that may go by nodes. */
@@ -99,10 +89,18 @@ static void free_lane(struct group_lane *lane) {
   free(lane->requests);
 }
 
-/* The number of a chain's blocks grows with its ranks. */
+/* Of a chain in any set: their number grows with its ranks, and a node alone has another network than several. */
+static int most_chain_blocks(const struct dist_group *group) {
+  const struct favor_costs *costs = &group->context->costs;
+  const int size = group->axis_size;
+  const int alone = dist_costs_chain_n_blocks(costs, (struct dist_layout){size, size}, group_state_bytes(group)),
+            spread = dist_costs_chain_n_blocks(costs, (struct dist_layout){size, 1}, group_state_bytes(group));
+  return alone > spread ? alone : spread;
+}
+
 static enum favor_status allocate_lanes(struct dist_group *group) {
   bool has_all = true;
-  group->max_blocks = group_chain_n_blocks(group->axis_size, group_state_bytes(group));
+  group->max_blocks = most_chain_blocks(group);
   for (int i = 0; i < group->shape.n_lanes; i++) has_all = has_all && allocate_lane(group, &group->lanes[i]);
   struct group_lane *pass = group_lane_at(group, DIST_LANE_PASS);
   pass->requests = memory_zeroed(2, sizeof *pass->requests);
@@ -310,10 +308,4 @@ enum favor_status group_progress_builtin(struct group_lane *lane, bool *is_done)
   int mpi_code = MPI_Test(&lane->builtin, &flag, MPI_STATUS_IGNORE);
   *is_done = flag;
   return dist_check(lane->group->context, mpi_code, "merging states");
-}
-
-int group_n_rounds(int size) {
-  int rounds = 0;
-  while (INT64_C(1) << rounds < size) rounds++;
-  return rounds;
 }

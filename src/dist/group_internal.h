@@ -3,6 +3,7 @@
 #define FAVOR_DIST_GROUP_INTERNAL_H
 
 #include "base/binned.h"
+#include "dist/costs.h"
 #include "dist/count.h"
 #include "dist/group.h"
 
@@ -137,25 +138,7 @@ enum favor_status group_doubling_progress(struct group_lane *lane, bool *is_done
 /* Local: finds the set's nodes. */
 void group_find_nodes(struct dist_group *group);
 
-/* The number of rounds r with 2^r < size. */
-int group_n_rounds(int size);
-
-/* Ranks that scan, of which up to per_node share a machine and its network card. */
-struct group_layout {
-  int size, per_node;
-};
-struct group_layout group_layout_of(const struct dist_group *group);
-
-/* Blocks into which the chain cuts a state, and what each scan is expected to take. */
-int group_chain_n_blocks(int size, double state_bytes);
-double group_chain_seconds(struct group_layout layout, double state_bytes);
-double group_doubling_seconds(struct group_layout layout, double state_bytes);
-double group_nodes_seconds(struct group_layout layout, double state_bytes);
-
-/* What moving and merging states costs, for choices only: a 100 Gb/s network, and binned_merge as measured on one core
- * (0.8 to 1.0e-10 s per byte, states of 0.3 to 4 MB). */
-#define GROUP_LATENCY_S 2e-6
-#define GROUP_SEND_S_PER_BYTE 1e-10
-#define GROUP_MERGE_S_PER_BYTE 1e-10
+/* The set, as costs know it. */
+struct dist_layout group_layout_of(const struct dist_group *group);
 
 #endif

@@ -23,8 +23,8 @@ void group_find_nodes(struct dist_group *group) {
   }
 }
 
-struct group_layout group_layout_of(const struct dist_group *group) {
-  struct group_layout layout = {.size = group->size, .per_node = group->size > 0 ? group->size : 1};
+struct dist_layout group_layout_of(const struct dist_group *group) {
+  struct dist_layout layout = {.size = group->size, .per_node = group->size > 0 ? group->size : 1};
   for (int node = 0, before = -1; node < group->n_nodes; before = group->leaders[node++]) {
     const int size = group->leaders[node] - before;
     layout.per_node = node == 0 || size > layout.per_node ? size : layout.per_node;
@@ -120,12 +120,3 @@ static enum favor_status nodes_progress(struct group_lane *lane, bool *is_done) 
 }
 
 const struct group_scan group_scan_nodes = {"nodes", nodes_begin, nodes_progress};
-
-/* Two scans one after another, a merge of the node's total, and the way back within a node. */
-double group_nodes_seconds(struct group_layout layout, double state_bytes) {
-  const int n_nodes = (layout.size + layout.per_node - 1) / layout.per_node;
-  const double step_s = GROUP_LATENCY_S + state_bytes * GROUP_SEND_S_PER_BYTE;
-  return group_doubling_seconds((struct group_layout){layout.per_node, layout.per_node}, state_bytes) +
-         group_doubling_seconds((struct group_layout){n_nodes, 1}, state_bytes) +
-         group_n_rounds(layout.per_node) * step_s + 2 * state_bytes * GROUP_MERGE_S_PER_BYTE;
-}

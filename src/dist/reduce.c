@@ -18,7 +18,6 @@ struct round {
 struct group_reduction {
   int (*n_rounds)(int size);
   struct round (*round)(const struct group_lane *lane, int round);
-  double (*seconds)(int size, double state_bytes);
 };
 
 static struct rows all_rows(const struct group_lane *lane) { return (struct rows){0, lane->n_rows}; }
@@ -32,17 +31,6 @@ static struct rows blocks(const struct group_lane *lane, int64_t n_blocks, int64
  *
  * The first 2 n_pairs ranks are pairs: the even one gives its state to the odd one beforehand, and takes the sum from
  * it in the end. Those that remain have places [0, power). */
-
-struct fold {
-  int n_levels, power, n_pairs;
-};
-
-static struct fold fold_of(int size) {
-  struct fold fold = {.power = 1};
-  for (; fold.power <= size / 2; fold.power *= 2) fold.n_levels++;
-  fold.n_pairs = size - fold.power;
-  return fold;
-}
 
 static bool is_folded(struct fold fold, int rank) { return rank < 2 * fold.n_pairs && rank % 2 == 0; }
 static int place_of(struct fold fold, int rank) { return rank < 2 * fold.n_pairs ? rank / 2 : rank - fold.n_pairs; }
@@ -61,11 +49,6 @@ static struct round fold_round(const struct group_lane *lane, struct fold fold, 
   return round;
 }
 
-static double fold_seconds(int size, double state_bytes) {
-  if (fold_of(size).n_pairs == 0) return 0;
-  return 2 * GROUP_LATENCY_S + state_bytes * (2 * GROUP_SEND_S_PER_BYTE + GROUP_MERGE_S_PER_BYTE);
-}
-
 /* ---- recursive doubling: every round all of the state ------------------------------------------------------------ */
 
 static int doubling_n_rounds(int size) {
@@ -80,11 +63,6 @@ static struct round doubling_round(const struct group_lane *lane, int index) {
   if (is_folded(fold, lane->group->rank)) return (struct round){.to = -1, .from = -1};
   const int peer = rank_of(fold, place_of(fold, lane->group->rank) ^ 1 << level);
   return (struct round){peer, peer, all_rows(lane), all_rows(lane), true};
-}
-
-static double doubling_seconds(int size, double state_bytes) {
-  return fold_seconds(size, state_bytes) +
-         fold_of(size).n_levels * (GROUP_LATENCY_S + state_bytes * (GROUP_SEND_S_PER_BYTE + GROUP_MERGE_S_PER_BYTE));
 }
 
 /* ---- recursive halving, then the same way back -------------------------------------------------------------------
@@ -114,17 +92,6 @@ static struct round halving_round(const struct group_lane *lane, int index) {
   return is_way_back ? (struct round){peer, peer, own, others, false} : (struct round){peer, peer, others, own, true};
 }
 
-/* All but a share of the state there and back. */
-static double shares_seconds(int n_shares, double state_bytes) {
-  return state_bytes * (1 - 1.0 / n_shares) * (2 * GROUP_SEND_S_PER_BYTE + GROUP_MERGE_S_PER_BYTE);
-}
-
-static double halving_seconds(int size, double state_bytes) {
-  const struct fold fold = fold_of(size);
-  return fold_seconds(size, state_bytes) + 2 * fold.n_levels * GROUP_LATENCY_S +
-         shares_seconds(fold.power, state_bytes);
-}
-
 /* ---- a ring: no fold, but rounds for every rank ------------------------------------------------------------------
  *
  * Block b starts at rank b, is the sum when it comes to rank b - 1, and then goes round once more. */
@@ -138,24 +105,16 @@ static struct round ring_round(const struct group_lane *lane, int index) {
                         blocks(lane, size, received, 1), index < size - 1};
 }
 
-static double ring_seconds(int size, double state_bytes) {
-  return ring_n_rounds(size) * GROUP_LATENCY_S + shares_seconds(size, state_bytes);
-}
-
 /* ---- what is common ---------------------------------------------------------------------------------------------- */
 
 static const struct group_reduction *choose(const struct group_lane *lane) {
-  static const struct group_reduction reductions[] = {{doubling_n_rounds, doubling_round, doubling_seconds},
-                                                      {halving_n_rounds, halving_round, halving_seconds},
-                                                      {ring_n_rounds, ring_round, ring_seconds}};
-  const double state_bytes = (double)group_bytes(lane);
-  const struct group_reduction *best = reductions;
-  for (size_t i = 1; i < sizeof reductions / sizeof *reductions; i++) {
-    if (reductions[i].seconds(lane->group->size, state_bytes) < best->seconds(lane->group->size, state_bytes)) {
-      best = &reductions[i];
-    }
-  }
-  return best;
+  const struct dist_group *group = lane->group;
+  static const struct group_reduction reductions[DIST_N_REDUCTIONS] = {
+      [DIST_REDUCTION_DOUBLING] = {doubling_n_rounds, doubling_round},
+      [DIST_REDUCTION_HALVING] = {halving_n_rounds, halving_round},
+      [DIST_REDUCTION_RING] = {ring_n_rounds, ring_round}};
+  return &reductions[dist_costs_choose_reduction(&group->context->costs, group_layout_of(group),
+                                                 (double)group_bytes(lane))];
 }
 
 static void *rows_in(const struct group_lane *lane, void *state, struct rows rows) {

@@ -101,13 +101,3 @@ static enum favor_status doubling_begin(struct group_lane *lane) {
 }
 
 const struct group_scan group_scan_doubling = {"doubling", doubling_begin, group_doubling_progress};
-
-/* Every round moves a state, and where it leaves the machine the ranks of one share its network card. Between the first
- * round and the last all merge it twice, in those two once, and the first needs no merge if it is the last. */
-double group_doubling_seconds(struct group_layout layout, double state_bytes) {
-  const int n_rounds = group_n_rounds(layout.size), n_within = group_n_rounds(layout.per_node);
-  if (n_rounds == 0) return 0;
-  return n_rounds * GROUP_LATENCY_S +
-         state_bytes * GROUP_SEND_S_PER_BYTE * (n_within + (double)(n_rounds - n_within) * layout.per_node) +
-         2 * (n_rounds - 1) * state_bytes * GROUP_MERGE_S_PER_BYTE;
-}

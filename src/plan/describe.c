@@ -18,19 +18,32 @@ void favor_plan_block(const struct favor_plan *plan, int64_t index, struct favor
   schedule_own(&plan->schedule, &plan->schedule.blocks[index], block);
 }
 
-static const char *scan_name(const struct favor_plan *plan) {
+const char *plan_scan_name(const struct favor_plan *plan, const char *group_scan) {
   if (plan->method && plan->method->has_states && plan->grid.tokens > 1) return "doubling"; /* dist_axis_scan */
   if (!plan->schedule.may_meet) return "none";
-  if (!plan->problem.is_causal) return "allreduce";
-  return plan->groups[0] ? dist_group_scan_name(plan->groups[0]) : "none";
+  return plan->problem.is_causal ? group_scan : "allreduce";
+}
+
+size_t plan_state_bytes(const struct favor_plan *plan) {
+  const bool has_states = schedule_has_states(&plan->schedule) || (plan->method && plan->method->has_states);
+  return has_states ? plan->unit_bytes * (size_t)(plan->problem.batch * plan->problem.kv_heads) : 0;
+}
+
+double plan_flops(const struct favor_plan *plan) {
+  const struct favor_problem *problem = &plan->problem;
+  const double rows = (double)problem->tokens * (double)problem->batch * (double)problem->heads;
+  if (!schedule_has_states(&plan->schedule)) return plan->method ? plan->method->flops(plan) : 0;
+  return 4.0 * rows *
+         ((double)plan->engine.shape.directions * (double)problem->key_width +
+          (double)plan->engine.shape.features * (double)problem->value_width);
 }
 
 void favor_plan_info(const struct favor_plan *plan, struct favor_plan_info *info) {
   const struct favor_problem *problem = &plan->problem;
-  double rows = (double)problem->tokens * (double)problem->batch * (double)problem->heads;
+  const char *group_scan = plan->groups[0] ? dist_group_scan_name(plan->groups[0]) : "none";
   *info = (struct favor_plan_info){
       .kernel = plan->method && plan->method->kernel ? plan->method->kernel : plan->engine.kernel->name,
-      .scan = scan_name(plan),
+      .scan = plan_scan_name(plan, group_scan),
       .grid_heads = plan->grid.heads,
       .grid_tokens = plan->grid.tokens,
       .threads = plan->threads,
@@ -42,18 +55,13 @@ void favor_plan_info(const struct favor_plan *plan, struct favor_plan_info *info
       .run_tokens = plan->tokens.run_tokens,
       .is_streamed = problem->is_streamed && !plan->method,
       .block_tokens = plan->schedule.block_tokens,
-      .state_bytes = plan->unit_bytes * (size_t)(problem->batch * problem->kv_heads),
+      .state_bytes = plan_state_bytes(plan),
       .state_rows = plan->engine.shape.features,
       .is_strictly_causal =
           problem->is_causal && !estimate_is_any_measured(&plan->estimate) && !plan->key_max.is_measured,
       .memory_bytes = plan->memory_bytes,
-      .flops = 4.0 * rows *
-               ((double)plan->engine.shape.directions * (double)problem->key_width +
-                (double)plan->engine.shape.features * (double)problem->value_width),
+      .flops = plan_flops(plan),
   };
-  if (schedule_has_states(&plan->schedule)) return;
-  info->flops = plan->method ? plan->method->flops(plan) : 0;
-  if (!plan->method || !plan->method->has_states) info->state_bytes = 0;
 }
 
 void favor_plan_describe(const struct favor_plan *plan, char *text, size_t size) {

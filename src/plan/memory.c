@@ -63,7 +63,7 @@ size_t plan_fixed_bytes(const struct favor_plan *plan) {
 }
 
 /* What is not streamed has a rank's whole shard in memory. */
-static void choose_whole(struct favor_plan *plan) {
+void plan_fit_whole(struct favor_plan *plan) {
   int64_t tokens = range_count(plan->schedule.shard), bound = plan->problem.memory_bytes;
   int64_t fixed = (int64_t)plan_fixed_bytes(plan) + plan->problem.caller_bytes;
   int64_t bytes = tokens * (int64_t)plan_token_bytes(plan);
@@ -91,21 +91,26 @@ static int64_t wanted_block_bytes(const struct favor_plan *plan, int64_t token_b
                  larger(least, most));
 }
 
-/* The largest that any rank has to say: blocks are the same for all. */
-static enum favor_status share_needs(struct favor_plan *plan, int64_t *token_bytes, int64_t *fixed, int64_t *wanted) {
-  int64_t needs[] = {(int64_t)plan_token_bytes(plan), (int64_t)plan_fixed_bytes(plan), 0};
-  needs[2] = needs[0] > 0 ? wanted_block_bytes(plan, needs[0]) / needs[0] : 0;
-  enum favor_status status = dist_max_int64(plan->context, needs, 3);
-  *token_bytes = needs[0];
-  *fixed = needs[1] + plan->problem.caller_bytes;
-  *wanted = needs[2];
-  return status;
+struct plan_needs plan_needs(const struct favor_plan *plan) {
+  struct plan_needs needs = {.token_bytes = (int64_t)plan_token_bytes(plan),
+                             .fixed_bytes = (int64_t)plan_fixed_bytes(plan) + plan->problem.caller_bytes};
+  if (needs.token_bytes > 0) needs.wanted_tokens = wanted_block_bytes(plan, needs.token_bytes) / needs.token_bytes;
+  return needs;
 }
 
+/* The largest that any rank has to say: blocks are the same for all. */
 static void choose_streamed(struct favor_plan *plan) {
+  const struct plan_needs own = plan_needs(plan);
+  int64_t needs[] = {own.token_bytes, own.fixed_bytes, own.wanted_tokens};
+  if (dist_max_int64(plan->context, needs, 3) != FAVOR_OK) return;
+  plan_fit_block(plan, &(struct plan_needs){needs[0], needs[1], needs[2]});
+}
+
+void plan_fit_block(struct favor_plan *plan, const struct plan_needs *needs) {
   struct schedule *schedule = &plan->schedule;
-  int64_t run = plan->tokens.run_tokens, token_bytes, fixed, wanted;
-  if (share_needs(plan, &token_bytes, &fixed, &wanted) != FAVOR_OK || schedule->tokens->n_tokens == 0) return;
+  const int64_t run = plan->tokens.run_tokens, token_bytes = needs->token_bytes, fixed = needs->fixed_bytes,
+                wanted = needs->wanted_tokens;
+  if (schedule->tokens->n_tokens == 0) return;
   int64_t n_held = larger(1, plan->problem.blocks_held), bound = plan->problem.memory_bytes;
   int64_t least = schedule->n_parts > 1 ? 2 * run : run; /* a share is cut at runs on both sides */
   int64_t most = (ceil_divide(ceil_divide(schedule->tokens->n_tokens, schedule->n_parts), run) + 1) * run;
@@ -130,7 +135,7 @@ void plan_choose_block(struct favor_plan *plan) {
   if (plan->problem.is_streamed && !plan->method) {
     choose_streamed(plan);
   } else if (!dist_has_failed(plan->context)) {
-    choose_whole(plan);
+    plan_fit_whole(plan);
   }
 }
 

@@ -46,6 +46,7 @@ static void copy_problem(struct favor_plan *plan, const struct favor_problem *pr
   if (problem->segments) memcpy(plan->offsets, problem->segments, (size_t)(n_segments + 1) * sizeof *plan->offsets);
   plan->problem.segments = plan->offsets;
   plan->problem.n_segments = n_segments;
+  plan->n_projections = plan->problem.has_projection_per_head ? problem->kv_heads : 1;
 }
 
 /* How many tokens become one addend of a sum: a run, or what the method says. */
@@ -89,7 +90,7 @@ static bool may_meet(const struct favor_plan *plan) {
   return false;
 }
 
-static void choose_grid(struct favor_plan *plan) {
+void plan_choose_grid(struct favor_plan *plan) {
   const struct favor_problem *problem = &plan->problem;
   int64_t n_units = problem->batch * problem->kv_heads;
   if (problem->grid_heads > 0) {
@@ -97,7 +98,6 @@ static void choose_grid(struct favor_plan *plan) {
   } else {
     plan->grid = cost_grid(problem, n_units, plan->context->size);
   }
-  int64_t row = plan->context->rank / plan->grid.tokens, column = plan->context->rank % plan->grid.tokens;
   plan->tokens = (struct tokens){.n_tokens = problem->tokens,
                                  .n_segments = problem->n_segments,
                                  .offsets = plan->offsets,
@@ -112,8 +112,17 @@ static void choose_grid(struct favor_plan *plan) {
   if (plan->key_max.is_measured) schedule->measure_needs = FAVOR_NEEDS_K;
   schedule->tokens = &plan->tokens;
   schedule->n_parts = plan->grid.tokens;
-  schedule->part = -1;
   schedule->may_meet = may_meet(plan);
+}
+
+void plan_take_place(struct favor_plan *plan) {
+  const struct favor_problem *problem = &plan->problem;
+  const int64_t n_units = problem->batch * problem->kv_heads;
+  const int64_t row = plan->context->rank / plan->grid.tokens, column = plan->context->rank % plan->grid.tokens;
+  struct schedule *schedule = &plan->schedule;
+  plan->units = schedule->shard = (struct range){0, 0};
+  plan->spans[0] = plan->spans[1] = (struct span){0};
+  schedule->part = -1;
   if (row >= plan->grid.heads) return; /* a rank over: it owns nothing */
   plan->units.begin = n_units * row / plan->grid.heads;
   plan->units.end = n_units * (row + 1) / plan->grid.heads;
@@ -184,7 +193,6 @@ static void draw_projection(struct favor_plan *plan, const double *data) {
 static void allocate_projection(struct favor_plan *plan) {
   const struct favor_problem *problem = &plan->problem;
   size_t count = (size_t)(problem->features * problem->key_width);
-  plan->n_projections = problem->has_projection_per_head ? problem->kv_heads : 1;
   plan->projection = memory_zeroed((size_t)(plan->n_projections * problem->features),
                                    (size_t)plan->engine.shape.key_width * sizeof(double));
   plan->stored_projection = memory_zeroed((size_t)plan->n_projections * count, plan->engine.real_bytes);
@@ -253,19 +261,19 @@ static void pack_projection(struct favor_plan *plan) {
 /* Collective: sets the engine's width of a projection that is drawn as a Hadamard one. Rank 0 alone knows whether one
  * is given. A W with columns of biases has no fast transform. */
 static void choose_transform(struct favor_plan *plan, const double *data) {
-  const struct favor_problem *problem = &plan->problem;
-  int64_t width = data ? 0 : projection_hadamard_width(problem->key_width);
-  if (problem->projection != FAVOR_PROJECTION_HADAMARD) return;
+  int64_t width = data ? 0 : projection_hadamard_width(plan->problem.key_width);
+  if (plan->problem.projection != FAVOR_PROJECTION_HADAMARD) return;
   dist_broadcast(plan->context, &width, sizeof width);
-  if (width == 0) return;
+  if (width > 0) plan_take_transform(plan, width);
+}
+
+void plan_take_transform(struct favor_plan *plan, int64_t width) {
+  const struct favor_problem *problem = &plan->problem;
   plan->transform_count = problem->features + projection_signs_count(problem->features, problem->key_width);
   if (plan->engine.shape.key_width == problem->key_width) plan->engine.shape.hadamard_width = width;
 }
 
-/* Into how many batches the units of a row of the grid are cut, so that states of some travel while others are computed;
- * but few where there is little to compute, as a batch has to keep all threads busy. The same on all ranks of a row.
- * most_threads: of any rank. */
-static int count_batches(const struct favor_plan *plan, int64_t most_threads) {
+int plan_count_batches(const struct favor_plan *plan, int64_t most_threads) {
   enum { RUNS_OF_THREAD = 8 };
   const struct schedule *schedule = &plan->schedule;
   const int64_t n_units = range_count(plan->units), window = schedule->window_tokens;
@@ -283,7 +291,7 @@ static void make_groups(struct favor_plan *plan) {
   if (plan->method) dist_axis_create(plan->context, color, plan->method->n_pieces(plan), &plan->axis);
   int64_t most_threads = plan->threads;
   dist_max_int64(plan->context, &most_threads, 1);
-  plan->n_batches = count_batches(plan, most_threads);
+  plan->n_batches = plan_count_batches(plan, most_threads);
   const int64_t batch_units = (range_count(plan->units) + plan->n_batches - 1) / plan->n_batches;
   const struct dist_group_shape shape = {.n_lanes = plan->n_batches,
                                          .n_rows = batch_units * plan->engine.shape.features,
@@ -293,11 +301,7 @@ static void make_groups(struct favor_plan *plan) {
   }
 }
 
-/* The steps of creation, each with its agreement. */
-static enum favor_status create(struct favor_plan *plan, const struct favor_problem *given) {
-  struct favor_context *context = plan->context;
-  const double *projection_data = given->projection_data;
-  const struct favor_estimates *estimates = given->estimates;
+void plan_take_problem(struct favor_plan *plan, const struct favor_problem *given) {
   copy_problem(plan, given);
   const struct favor_problem *problem = &plan->problem;
   const struct kernel *kernel = kernel_find(problem->kernel, (int)problem->precision, map_rows(problem));
@@ -307,11 +311,20 @@ static enum favor_status create(struct favor_plan *plan, const struct favor_prob
   plan->engine.shape.map = map_rows(problem);
   if (problem->method != FAVOR_METHOD_FAVOR) plan->engine.half_norm_factor = 0;
   plan->method = method_of(problem);
-  estimate_choose(plan, estimates);
-  key_max_choose(plan, estimates);
-  choose_transform(plan, projection_data);
+  estimate_choose(plan, given->estimates);
+  key_max_choose(plan, given->estimates);
   plan->unit_bytes = engine_state_bytes(&plan->engine);
   check_longest_segment(plan);
+}
+
+/* The steps of creation, each with its agreement. */
+static enum favor_status create(struct favor_plan *plan, const struct favor_problem *given) {
+  struct favor_context *context = plan->context;
+  const struct favor_problem *problem = &plan->problem;
+  const double *projection_data = given->projection_data;
+  const struct favor_estimates *estimates = given->estimates;
+  plan_take_problem(plan, given);
+  choose_transform(plan, projection_data);
   allocate_projection(plan);
   draw_projection(plan, projection_data);
   enum favor_status status = dist_agree(context, DIST_SITE_PLAN_DRAW, 0, "");
@@ -321,7 +334,8 @@ static enum favor_status create(struct favor_plan *plan, const struct favor_prob
   dist_broadcast(context, plan->transform, (size_t)(plan->n_projections * plan->transform_count) * sizeof(double));
   plan->binding = binding_create(context, problem->threads);
   plan->threads = plan->binding ? binding_threads(plan->binding) : 1;
-  choose_grid(plan);
+  plan_choose_grid(plan);
+  plan_take_place(plan);
   plan_choose_block(plan);
   status = dist_agree(context, DIST_SITE_PLAN_MEMORY, 0, "");
   if (status != FAVOR_OK) return status;

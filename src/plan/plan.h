@@ -93,6 +93,25 @@ struct favor_plan {
 void problem_check(struct favor_context *context, const struct favor_problem *problem);
 uint64_t problem_digest(const struct favor_problem *problem, const struct kernel *kernel);
 
+/* Local: the steps of a plan's creation that only look at the problem and at the context's rank and size, so that they
+ * also tell of ranks that are not there (plan/predict.c). In this order: the problem with its defaults, the engine,
+ * what is estimated; the fast transform of a Hadamard projection of this padded width, if it is drawn as one; the grid,
+ * and how tokens are shared; what of it the context's rank owns. Record FAVOR_EUSAGE, FAVOR_ENOMEM. */
+void plan_take_problem(struct favor_plan *plan, const struct favor_problem *given);
+void plan_take_transform(struct favor_plan *plan, int64_t width);
+void plan_choose_grid(struct favor_plan *plan);
+void plan_take_place(struct favor_plan *plan);
+
+/* Into how many batches the units of a row of the grid are cut, so that states of some travel while others are
+ * computed; but few where there is little to compute, as a batch has to keep all threads busy. The same on all ranks of
+ * a row, whose blocks are chosen. most_threads: of any rank. */
+int plan_count_batches(const struct favor_plan *plan, int64_t most_threads);
+
+/* favor_plan_info: state_bytes, flops, and the scan, where that of a group is `group_scan`. */
+size_t plan_state_bytes(const struct favor_plan *plan);
+double plan_flops(const struct favor_plan *plan);
+const char *plan_scan_name(const struct favor_plan *plan, const char *group_scan);
+
 /* Local: records a refusal, whose head and token are global, as this rank's error and returns its code. */
 enum favor_status plan_refuse(struct favor_context *context, const struct refusal *refusal);
 

@@ -82,20 +82,24 @@ void schedule_build(struct schedule *schedule, const struct favor_position *from
   }
 }
 
-void schedule_own(const struct schedule *schedule, const struct planned_block *block, struct favor_block *own) {
+unsigned schedule_needs(const struct schedule *schedule, enum block_kind kind) {
   enum { NEEDS_KEYS = FAVOR_NEEDS_K | FAVOR_NEEDS_V, NEEDS_QUERIES = FAVOR_NEEDS_Q | FAVOR_NEEDS_OUT };
   static const unsigned needs[] = {[BLOCK_ATTEND] = NEEDS_KEYS | NEEDS_QUERIES,
                                    [BLOCK_ABSORB] = NEEDS_KEYS,
                                    [BLOCK_EMIT] = NEEDS_QUERIES,
                                    [BLOCK_COPY] = FAVOR_NEEDS_V | FAVOR_NEEDS_OUT,
                                    [BLOCK_WHOLE] = NEEDS_KEYS | NEEDS_QUERIES};
+  return kind == BLOCK_MEASURE ? schedule->measure_needs : needs[kind];
+}
+
+void schedule_own(const struct schedule *schedule, const struct planned_block *block, struct favor_block *own) {
   *own = (struct favor_block){.token_begin = block->window.begin, .token_end = block->window.begin};
   own->after = block->after;
   if (schedule->part < 0) return;
   struct range range = tokens_share(schedule->tokens, block->window, schedule->n_parts, schedule->part);
   own->token_begin = range.begin;
   own->token_end = range.end;
-  if (range_count(range) > 0) own->needs = block->kind == BLOCK_MEASURE ? schedule->measure_needs : needs[block->kind];
+  if (range_count(range) > 0) own->needs = schedule_needs(schedule, block->kind);
 }
 
 /* A share is at most a part of the window and a run more, as it is cut at runs. */

@@ -63,6 +63,9 @@ static inline bool schedule_has_states(const struct schedule *schedule) {
 /* Fills blocks (where not NULL) and n_blocks: those after a position. */
 void schedule_build(struct schedule *schedule, const struct favor_position *from);
 
+/* FAVOR_NEEDS_... of a rank that has tokens of a block of this kind. */
+unsigned schedule_needs(const struct schedule *schedule, enum block_kind kind);
+
 /* What a block is to this rank: its own tokens and what it needs of them. */
 void schedule_own(const struct schedule *schedule, const struct planned_block *block, struct favor_block *own);
 

@@ -523,11 +523,16 @@ static void cost_chooses_doubling_for_small_and_chain_for_large(void **state) {
  * ranks, or one a node, gain nothing by it; and large states go by the chain, which leaves a node once. */
 static void cost_tells_when_nodes_are_worth_it(void **state) {
   (void)state;
-  const struct group_layout cluster = {1024, 64}, spread = {1024, 1};
-  assert_true(group_nodes_seconds(cluster, 1e4) < group_doubling_seconds(cluster, 1e4));
-  assert_true(group_nodes_seconds(cluster, 1e4) < group_chain_seconds(cluster, 1e4));
-  assert_true(group_nodes_seconds(spread, 1e4) > group_doubling_seconds(spread, 1e4));
-  assert_true(group_chain_seconds(cluster, 1e9) < group_nodes_seconds(cluster, 1e9));
+  const struct favor_costs costs = favor_costs_default();
+  const struct dist_layout cluster = {1024, 64}, spread = {1024, 1};
+  assert_true(dist_costs_scan_s(&costs, FAVOR_SCAN_NODES, cluster, 1e4) <
+              dist_costs_scan_s(&costs, FAVOR_SCAN_DOUBLING, cluster, 1e4));
+  assert_true(dist_costs_scan_s(&costs, FAVOR_SCAN_NODES, cluster, 1e4) <
+              dist_costs_scan_s(&costs, FAVOR_SCAN_CHAIN, cluster, 1e4));
+  assert_true(dist_costs_scan_s(&costs, FAVOR_SCAN_NODES, spread, 1e4) >
+              dist_costs_scan_s(&costs, FAVOR_SCAN_DOUBLING, spread, 1e4));
+  assert_true(dist_costs_scan_s(&costs, FAVOR_SCAN_CHAIN, cluster, 1e9) <
+              dist_costs_scan_s(&costs, FAVOR_SCAN_NODES, cluster, 1e9));
 }
 
 /* The ranks need not start together, and those that have to wait for nobody do not. */

@@ -1,0 +1,55 @@
+/* --machine: what the run should have taken, beside what it took. */
+#include <stdio.h>
+
+#include "cli/attend.h"
+#include "cli/option_table.h"
+#include "dist/agree.h"
+
+static bool has_machine(const struct attend *attend) {
+  return option_is_active(attend->command->options, OPTION_MACHINE);
+}
+
+enum favor_status attend_load_machine(struct attend *attend) {
+  if (!has_machine(attend)) return FAVOR_OK;
+  const char *path = options_text(attend->command->options, OPTION_MACHINE);
+  enum favor_status status = machine_load(attend->context, path, &attend->machine);
+  return status == FAVOR_OK ? favor_context_set_costs(attend->context, &attend->machine.figures.costs) : status;
+}
+
+void attend_set_file_bytes(const struct attend *attend, struct favor_job *job) {
+  const struct inputs *inputs = &attend->inputs;
+  job->q_bytes = (int)favor_type_bytes(inputs->q_shape.type);
+  job->k_bytes = (int)favor_type_bytes(inputs->k_shape.type);
+  job->v_bytes = (int)favor_type_bytes(inputs->v_shape.type);
+  job->out_bytes = (int)favor_type_bytes(attend->out_type);
+}
+
+/* False without a machine file, or where the run is but the end of another. */
+static bool predict(const struct attend *attend, struct favor_prediction *prediction) {
+  if (!has_machine(attend) || attend->resumed.position.tokens_absorbed > 0) return false;
+  struct favor_job job = {
+      .ranks = attend->context->size, .nodes = attend->context->n_nodes, .threads = attend->info.threads};
+  attend_set_file_bytes(attend, &job);
+  return favor_predict(attend->context, &attend->problem, &job, &attend->machine.figures, prediction) == FAVOR_OK;
+}
+
+json_t *attend_pack_seconds(const struct favor_predicted_seconds *seconds) {
+  return json_pack("{s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "read", seconds->read, "features_state",
+                   seconds->features_state, "reduce", seconds->reduce, "output", seconds->output, "write",
+                   seconds->write, "run", seconds->run, "total", seconds->total);
+}
+
+void attend_print_seconds(const char *heading, const struct favor_predicted_seconds *seconds) {
+  printf("  %-8s read %.3f, features_state %.3f, reduce %.3f, output %.3f, write %.3f, total %.3f\n", heading,
+         seconds->read, seconds->features_state, seconds->reduce, seconds->output, seconds->write, seconds->total);
+}
+
+json_t *attend_pack_prediction(const struct attend *attend) {
+  struct favor_prediction prediction;
+  return predict(attend, &prediction) ? attend_pack_seconds(&prediction.seconds) : json_null();
+}
+
+void attend_print_prediction(const struct attend *attend) {
+  struct favor_prediction prediction;
+  if (predict(attend, &prediction)) attend_print_seconds("expected", &prediction.seconds);
+}
