@@ -27,7 +27,7 @@ static void start(struct scaling *scaling, char *const *words) {
 
 static void end(struct scaling *scaling) {
   free(scaling->points);
-  favor_context_destroy(&scaling->command->context);
+  favor_context_destroy(&scaling->context);
 }
 
 /* ---- what is run ------------------------------------------------------------------------------------------------ */
