@@ -10,6 +10,7 @@
 #include <xxhash.h>
 
 #include "dist/comm.h"
+#include "io/check.h"
 
 static const struct favor_tensor_shape shapes[2] = {
     {3, 1, 3, 4001, 20, FAVOR_FLOAT32, FAVOR_TOKENS_FIRST, true},
@@ -138,6 +139,44 @@ static void test_checksums(void **state) {
   scratch_begin(&scratch);
   write_reference(&scratch);
   assert_all(mpi_rank() != 0 || has_checksums(reference_path(&scratch)));
+  scratch_end(&scratch);
+}
+
+/* One rank: a checksum of far more numbers than there is room for, as somebody else's program might write it. */
+static void widen_checksum(const char *path) {
+  static const uint64_t many[4096];
+  const hsize_t n = sizeof many / sizeof *many;
+  hid_t file = H5Fopen(path, H5F_ACC_RDWR, H5P_DEFAULT), projection = H5Dopen2(file, "projection", H5P_DEFAULT);
+  hid_t space = H5Screate_simple(1, &n, NULL);
+  H5Adelete(projection, "checksum");
+  hid_t attribute = H5Acreate2(projection, "checksum", H5T_NATIVE_UINT64, space, H5P_DEFAULT, H5P_DEFAULT);
+  H5Awrite(attribute, H5T_NATIVE_UINT64, many);
+  H5Aclose(attribute);
+  H5Sclose(space);
+  H5Dclose(projection);
+  H5Fclose(file);
+}
+
+static enum check_outcome outcome_of(const struct check_report *report, const char *name) {
+  for (int i = 0; i < report->n_datasets; i++) {
+    if (strcmp(report->datasets[i].name, name) == 0) return report->datasets[i].outcome;
+  }
+  return CHECK_MISSING;
+}
+
+/* Before this was refused it ran over the stack. */
+static void test_checksum_of_many_numbers(void **state) {
+  (void)state;
+  struct scratch scratch;
+  struct check_report report;
+  scratch_begin(&scratch);
+  write_reference(&scratch);
+  if (mpi_rank() == 0) widen_checksum(reference_path(&scratch));
+  MPI_Barrier(MPI_COMM_WORLD);
+  assert_all(check_file(scratch.context, reference_path(&scratch), &report) == FAVOR_OK);
+  assert_all(mpi_rank() != 0 ||
+             (outcome_of(&report, "projection") == CHECK_DAMAGED && outcome_of(&report, "out") == CHECK_OK));
+  check_release(&report);
   scratch_end(&scratch);
 }
 
@@ -339,9 +378,15 @@ static void test_made_anew(void **state) {
 
 int main(int argc, char **argv) {
   const struct CMUnitTest tests[] = {
-      mpi_unit_test(test_checksums), mpi_unit_test(test_second_run),   mpi_unit_test(test_lock_of_a_dead_run),
-      mpi_unit_test(test_same_file), mpi_unit_test(test_finish_later), mpi_unit_test(test_write_error),
-      mpi_unit_test(test_refusals),  mpi_unit_test(test_made_anew),
+      mpi_unit_test(test_checksum_of_many_numbers),
+      mpi_unit_test(test_checksums),
+      mpi_unit_test(test_second_run),
+      mpi_unit_test(test_lock_of_a_dead_run),
+      mpi_unit_test(test_same_file),
+      mpi_unit_test(test_finish_later),
+      mpi_unit_test(test_write_error),
+      mpi_unit_test(test_refusals),
+      mpi_unit_test(test_made_anew),
   };
   return mpi_cmocka_main(&argc, &argv, "resume", tests, LENGTH(tests));
 }
