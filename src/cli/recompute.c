@@ -144,7 +144,7 @@ static enum favor_status prepare(struct recompute *recompute, const struct check
   enum favor_status status = agree(recompute);
   if (status != FAVOR_OK) return status;
   const struct dist_group_shape shape = {
-      .n_lanes = 1, .n_rows = check_n_rows(recompute->check), .row_bytes = check_row_bytes(recompute->check)};
+      .n_lanes = 1, .n_units = 1, .unit_rows = check_n_rows(recompute->check), .row_bytes = check_row_bytes(recompute->check)};
   dist_group_create(context, 0, &shape, FAVOR_SCAN_EXSCAN, NULL, &recompute->group);
   return FAVOR_OK; /* a failure is agreed with the keys */
 }

@@ -45,7 +45,7 @@ static enum favor_status begin_with(struct group_lane *lane, int n_blocks) {
 
 static int n_blocks(const struct group_lane *lane) {
   const struct dist_group *group = lane->group;
-  return dist_costs_chain_n_blocks(&group->context->costs, group_layout_of(group), (double)group_bytes(lane));
+  return dist_costs_chain_n_blocks(&group->costs, group_layout_of(group), (double)group_bytes(lane));
 }
 
 static enum favor_status chain_begin(struct group_lane *lane) { return begin_with(lane, n_blocks(lane)); }

@@ -16,8 +16,7 @@ static void merge_rows(void *from, void *into, int *n_rows, MPI_Datatype *type) 
 
 /* The linear scan is MPI's own where all that have to call that do. */
 static const struct group_scan *choose_scan(const struct dist_group *group) {
-  switch (
-      dist_costs_choose_scan(&group->context->costs, group->asked, group_layout_of(group), group_state_bytes(group))) {
+  switch (dist_costs_choose_scan(&group->costs, group->asked, group_layout_of(group), group_state_bytes(group))) {
   case FAVOR_SCAN_EXSCAN:
     return group->size == group->axis_size ? &group_scan_exscan : &group_scan_linear;
   case FAVOR_SCAN_CHAIN:
@@ -35,7 +34,7 @@ static bool knows_nodes(enum favor_scan scan) { return scan == FAVOR_SCAN_AUTO |
 int dist_group_n_states(enum favor_scan scan) { return knows_nodes(scan) ? 4 : 2; }
 
 void dist_group_set(struct dist_group *group, int first, int size) {
-  for (int i = 0; i < group_n_lanes(group); i++) FAVOR_ASSERT(!group->lanes[i].progress);
+  for (int i = 0; i < group_n_lanes(group); i++) FAVOR_ASSERT(!group->lanes[i].progress || group->context->is_dead);
   FAVOR_ASSERT(size >= 0 && first >= 0 && first <= group->axis_size - size);
   FAVOR_ASSERT(size == 0 || (group->axis_rank >= first && group->axis_rank < first + size));
   group->first = first;
@@ -68,7 +67,7 @@ static enum favor_status share_nodes(struct dist_group *group, int node) {
 
 /* Two ranks scan without scratch, and merge what arrives in a reduction. */
 static bool allocate_lane(struct dist_group *group, struct group_lane *lane) {
-  const size_t n_rows = (size_t)group->shape.n_rows, row_bytes = group->shape.row_bytes;
+  const size_t n_rows = (size_t)group_lane_rows(group, lane->index), row_bytes = group->shape.row_bytes;
   const bool has_nodes = group->node_of != NULL;
   lane->requests = memory_zeroed(2 * (size_t)group->max_blocks, sizeof *lane->requests);
   if (group->axis_size > 1) lane->incoming = memory_zeroed(n_rows, row_bytes);
@@ -91,7 +90,7 @@ static void free_lane(struct group_lane *lane) {
 
 /* Of a chain in any set: their number grows with its ranks, and a node alone has another network than several. */
 static int most_chain_blocks(const struct dist_group *group) {
-  const struct favor_costs *costs = &group->context->costs;
+  const struct favor_costs *costs = &group->costs;
   const int size = group->axis_size;
   const int alone = dist_costs_chain_n_blocks(costs, (struct dist_layout){size, size}, group_state_bytes(group)),
             spread = dist_costs_chain_n_blocks(costs, (struct dist_layout){size, 1}, group_state_bytes(group));
@@ -108,7 +107,7 @@ static enum favor_status allocate_lanes(struct dist_group *group) {
   return dist_fail(group->context, FAVOR_ENOMEM,
                    "rank %d: no memory for %lld rows of %zu bytes that the ranks exchange; use more ranks or a smaller "
                    "problem",
-                   group->context->rank, (long long)(group->shape.n_lanes * group->shape.n_rows),
+                   group->context->rank, (long long)(group->shape.n_units * group->shape.unit_rows),
                    group->shape.row_bytes);
 }
 
@@ -127,6 +126,7 @@ static struct dist_group *allocate_group(struct favor_context *context, const st
   struct dist_group *group = memory_zeroed(1, sizeof *group);
   if (!group) return NULL;
   group->context = context;
+  group->costs = context->costs;
   group->shape = *shape;
   group->asked = scan;
   group->row_type = MPI_DATATYPE_NULL;
@@ -234,8 +234,8 @@ enum favor_status dist_group_end(struct dist_group *group, int lane_index) {
   if (!lane->progress) return status;
   const double begin = clock_now_s();
   dist_watch_enter(group->context->watch, "merging states");
-  while (lane->progress) {
-    sched_yield(); /* the rank that this one waits for may need its core */
+  while (lane->progress && !group->context->is_dead) { /* a dead context communicates no more, in any lane */
+    sched_yield();                                     /* the rank that this one waits for may need its core */
     enum favor_status now = dist_group_progress(group, &is_done);
     if (now != FAVOR_OK) status = now;
   }
@@ -256,7 +256,7 @@ static enum favor_status pass_progress(struct group_lane *lane, bool *is_done) {
 enum favor_status dist_pass_begin(struct dist_group *group, int lane_index, int from, int to, int64_t n_rows,
                                   const void *state, void *into) {
   struct group_lane *lane = group_lane_at(group, lane_index);
-  FAVOR_ASSERT(!lane->progress);
+  FAVOR_ASSERT(!lane->progress || group->context->is_dead);
   FAVOR_ASSERT(from >= 0 && from < group->axis_size && to >= 0 && to < group->axis_size);
   if (group->context->is_dead) return FAVOR_EMPI;
   enum favor_status status = FAVOR_OK;

@@ -28,10 +28,11 @@ struct dist_traffic {
   double since_s; /* when the first of those in flight began */
 };
 
-/* Who has rows to exchange, and how many at a time. */
+/* What there is to exchange: n_units times unit_rows rows, of which lane i has those of the units
+ * [n_units i / n_lanes, n_units (i + 1) / n_lanes). */
 struct dist_group_shape {
-  int n_lanes;    /* at least 1 */
-  int64_t n_rows; /* of an operation, at most */
+  int n_lanes; /* at least 1 */
+  int64_t n_units, unit_rows;
   size_t row_bytes;
 };
 
@@ -41,7 +42,7 @@ struct dist_group_shape {
  * (FAVOR_ENOMEM, FAVOR_EMPI) records it with dist_fail and returns it; the caller agrees afterwards. */
 enum favor_status dist_group_create(struct favor_context *context, int color, const struct dist_group_shape *shape,
                                     enum favor_scan scan, struct dist_traffic *traffic, struct dist_group **group);
-/* States that the lanes of a group keep beside the caller's, of dist_group_shape.n_rows rows each. */
+/* How often the lanes of a group keep all rows of its shape, beside the caller's. */
 int dist_group_n_states(enum favor_scan scan);
 void dist_group_destroy(struct dist_group **group);
 
@@ -57,7 +58,7 @@ const char *dist_group_scan_name(const struct dist_group *group);
 
 /* One operation is in flight in a lane at a time. Those of two lanes, or of two groups, do not meet, whatever their
  * ranks; FAVOR_SCAN_EXSCAN alone wants the operations of a group begun in the same order on all its ranks. Begun with
- * fewer rows than the shape's, they are the same number everywhere. In a set of one rank, or none, nothing happens. */
+ * fewer rows than the lane's, they are the same number everywhere. In a set of one rank, or none, nothing happens. */
 
 /* Starts the exclusive scan: result = merge of the partial states of all lower ranks of the set; on the set's first
  * rank result stays as it is (the caller clears it). partial and result are distinct and stay untouched by the caller

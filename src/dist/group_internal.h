@@ -86,6 +86,7 @@ struct dist_group {
   MPI_Datatype row_type;
   MPI_Op merge;
   enum favor_scan asked;
+  struct favor_costs costs;     /* the context's when the group was made, which scratch is for */
   struct dist_traffic *traffic; /* the caller's, or own_traffic */
   struct dist_traffic own_traffic;
   int max_blocks; /* of a chain in any set */
@@ -111,9 +112,18 @@ static inline struct group_lane *group_lane_at(struct dist_group *group, int lan
 static inline size_t group_bytes(const struct group_lane *lane) {
   return lane->group->shape.row_bytes * (size_t)lane->n_rows;
 }
+/* Rows of an operation in a numbered lane, at most; and in the first such lane that has most. */
+static inline int64_t group_lane_rows(const struct dist_group *group, int lane) {
+  const struct dist_group_shape *shape = &group->shape;
+  return shape->unit_rows * (shape->n_units * (lane + 1) / shape->n_lanes - shape->n_units * lane / shape->n_lanes);
+}
+static inline int64_t group_most_rows(const struct dist_group *group) {
+  const struct dist_group_shape *shape = &group->shape;
+  return shape->unit_rows * ((shape->n_units + shape->n_lanes - 1) / shape->n_lanes);
+}
 /* Of an operation of the most rows: what algorithms are chosen by. */
 static inline double group_state_bytes(const struct dist_group *group) {
-  return (double)group->shape.row_bytes * (double)group->shape.n_rows;
+  return (double)group->shape.row_bytes * (double)group_most_rows(group);
 }
 
 /* The lane's operation has begun, and advances by `progress`. */

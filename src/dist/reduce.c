@@ -113,8 +113,7 @@ static const struct group_reduction *choose(const struct group_lane *lane) {
       [DIST_REDUCTION_DOUBLING] = {doubling_n_rounds, doubling_round},
       [DIST_REDUCTION_HALVING] = {halving_n_rounds, halving_round},
       [DIST_REDUCTION_RING] = {ring_n_rounds, ring_round}};
-  return &reductions[dist_costs_choose_reduction(&group->context->costs, group_layout_of(group),
-                                                 (double)group_bytes(lane))];
+  return &reductions[dist_costs_choose_reduction(&group->costs, group_layout_of(group), (double)group_bytes(lane))];
 }
 
 static void *rows_in(const struct group_lane *lane, void *state, struct rows rows) {
@@ -160,8 +159,9 @@ static enum favor_status reduce_progress(struct group_lane *lane, bool *is_done)
 
 enum favor_status dist_reduce_begin(struct dist_group *group, int lane_index, int64_t n_rows, void *state) {
   struct group_lane *lane = group_lane_at(group, lane_index);
-  FAVOR_ASSERT(lane_index != DIST_LANE_PASS && n_rows <= group->shape.n_rows && !lane->progress);
+  FAVOR_ASSERT(lane_index != DIST_LANE_PASS && n_rows <= group_lane_rows(group, lane_index));
   if (group->context->is_dead) return FAVOR_EMPI;
+  FAVOR_ASSERT(!lane->progress);
   if (group->size < 2) return FAVOR_OK;
   lane->n_rows = n_rows;
   lane->result = state;

@@ -6,8 +6,9 @@
 enum favor_status dist_scan_begin(struct dist_group *group, int lane_index, int64_t n_rows, const void *partial,
                                   void *result) {
   struct group_lane *lane = group_lane_at(group, lane_index);
-  FAVOR_ASSERT(lane_index != DIST_LANE_PASS && n_rows <= group->shape.n_rows && !lane->progress);
+  FAVOR_ASSERT(lane_index != DIST_LANE_PASS && n_rows <= group_lane_rows(group, lane_index));
   if (group->context->is_dead) return FAVOR_EMPI;
+  FAVOR_ASSERT(!lane->progress);
   if (group->size < 2) return FAVOR_OK;
   FAVOR_ASSERT(partial != result);
   lane->n_rows = n_rows;

@@ -172,7 +172,7 @@ void estimate_make_group(struct favor_plan *plan) {
               (long long)units);
   }
   const struct dist_group_shape shape = {
-      .n_lanes = 1, .n_rows = units * measure_n_rows(&estimate->measure), .row_bytes = estimate->measure.row_bytes};
+      .n_lanes = 1, .n_units = units, .unit_rows = measure_n_rows(&estimate->measure), .row_bytes = estimate->measure.row_bytes};
   dist_group_create(plan->context, units > 0 ? (int)row : -1, &shape, FAVOR_SCAN_EXSCAN, NULL, &plan->estimate.group);
 }
 

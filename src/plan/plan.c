@@ -90,13 +90,18 @@ static bool may_meet(const struct favor_plan *plan) {
   return false;
 }
 
+static struct cost_job job_of(const struct favor_plan *plan) {
+  return (struct cost_job){plan->context->size, plan->most_threads, addend_tokens(plan)};
+}
+
 void plan_choose_grid(struct favor_plan *plan) {
   const struct favor_problem *problem = &plan->problem;
   int64_t n_units = problem->batch * problem->kv_heads;
   if (problem->grid_heads > 0) {
     plan->grid = (struct grid){problem->grid_heads, problem->grid_tokens, "as asked"};
   } else {
-    plan->grid = cost_grid(problem, n_units, plan->context->size);
+    const struct cost_job job = job_of(plan);
+    plan->grid = cost_grid(problem, &job, n_units);
   }
   plan->tokens = (struct tokens){.n_tokens = problem->tokens,
                                  .n_segments = problem->n_segments,
@@ -273,15 +278,12 @@ void plan_take_transform(struct favor_plan *plan, int64_t width) {
   if (plan->engine.shape.key_width == problem->key_width) plan->engine.shape.hadamard_width = width;
 }
 
-int plan_count_batches(const struct favor_plan *plan, int64_t most_threads) {
-  enum { RUNS_OF_THREAD = 8 };
+int plan_count_batches(const struct favor_plan *plan) {
   const struct schedule *schedule = &plan->schedule;
-  const int64_t n_units = range_count(plan->units), window = schedule->window_tokens;
+  const int64_t window = schedule->window_tokens;
   const int64_t tokens = window > 0 && window < plan->tokens.n_tokens ? window : plan->tokens.n_tokens;
-  const int64_t n_runs = n_units * (tokens / schedule->n_parts / plan->tokens.run_tokens);
-  int64_t n = n_runs / (RUNS_OF_THREAD * most_threads);
-  if (n > n_units) n = n_units;
-  return n < 1 ? 1 : n > COST_MOST_BATCHES ? COST_MOST_BATCHES : (int)n;
+  const struct cost_job job = job_of(plan);
+  return cost_batches(&plan->problem, &job, range_count(plan->units), tokens / schedule->n_parts);
 }
 
 /* Two groups a row of the grid, as a rank may be in two spans; or the axis of a method. */
@@ -289,12 +291,10 @@ static void make_groups(struct favor_plan *plan) {
   int64_t row = plan->context->rank / plan->grid.tokens;
   int color = row < plan->grid.heads ? (int)row : -1;
   if (plan->method) dist_axis_create(plan->context, color, plan->method->n_pieces(plan), &plan->axis);
-  int64_t most_threads = plan->threads;
-  dist_max_int64(plan->context, &most_threads, 1);
-  plan->n_batches = plan_count_batches(plan, most_threads);
-  const int64_t batch_units = (range_count(plan->units) + plan->n_batches - 1) / plan->n_batches;
+  plan->n_batches = plan_count_batches(plan);
   const struct dist_group_shape shape = {.n_lanes = plan->n_batches,
-                                         .n_rows = batch_units * plan->engine.shape.features,
+                                         .n_units = range_count(plan->units),
+                                         .unit_rows = plan->engine.shape.features,
                                          .row_bytes = plan->engine.row_bytes};
   for (int parity = 0; parity < 2 && plan->schedule.may_meet; parity++) {
     dist_group_create(plan->context, color, &shape, plan->problem.scan, &plan->traffic, &plan->groups[parity]);
@@ -333,7 +333,8 @@ static enum favor_status create(struct favor_plan *plan, const struct favor_prob
                  (size_t)(plan->n_projections * problem->features * problem->key_width) * sizeof(double));
   dist_broadcast(context, plan->transform, (size_t)(plan->n_projections * plan->transform_count) * sizeof(double));
   plan->binding = binding_create(context, problem->threads);
-  plan->threads = plan->binding ? binding_threads(plan->binding) : 1;
+  plan->most_threads = plan->threads = plan->binding ? binding_threads(plan->binding) : 1;
+  dist_max_int64(context, &plan->most_threads, 1);
   plan_choose_grid(plan);
   plan_take_place(plan);
   plan_choose_block(plan);

@@ -38,6 +38,7 @@ struct favor_plan {
   struct engine engine;
   struct grid grid;
   int threads;
+  int64_t most_threads;    /* of any rank */
   struct binding *binding; /* of the threads */
 
   int64_t *offsets; /* [n_segments + 1] */
@@ -75,7 +76,7 @@ struct favor_plan {
   size_t memory_bytes;
 
   /* Of the run. */
-  struct refusal refusal;         /* the first in order of tokens; head and token are global */
+  struct refusal refusal;         /* the first in order of tokens of the first batch that has any; global head, token */
   enum favor_status outcome;      /* agreed in the middle of the run */
   struct favor_position position; /* after the last block */
   struct span spans[2];           /* of the window at hand */
@@ -105,7 +106,7 @@ void plan_take_place(struct favor_plan *plan);
 /* Into how many batches the units of a row of the grid are cut, so that states of some travel while others are
  * computed; but few where there is little to compute, as a batch has to keep all threads busy. The same on all ranks of
  * a row, whose blocks are chosen. most_threads: of any rank. */
-int plan_count_batches(const struct favor_plan *plan, int64_t most_threads);
+int plan_count_batches(const struct favor_plan *plan);
 
 /* favor_plan_info: state_bytes, flops, and the scan, where that of a group is `group_scan`. */
 size_t plan_state_bytes(const struct favor_plan *plan);

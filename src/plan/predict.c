@@ -91,7 +91,7 @@ static void describe(struct prospect *prospect, const struct plan_needs *needs, 
   const struct schedule *schedule = &plan->schedule;
   /* The scan is the one that rank 0 would report. */
   prospect_move(prospect, 0, 0);
-  const double batch_bytes = prospect_batch_bytes(plan, plan_count_batches(plan, plan->threads));
+  const double batch_bytes = prospect_batch_bytes(plan, plan_count_batches(plan));
   const struct dist_layout layout = prospect_layout(prospect, plan->grid.tokens);
   const enum favor_scan scan = dist_costs_choose_scan(&prospect->context.costs, problem->scan, layout, batch_bytes);
   *prediction = (struct favor_prediction){
@@ -137,7 +137,7 @@ static void predict(struct prospect *prospect, const struct favor_problem *probl
   plan_take_problem(plan, problem);
   const int64_t padded = problem->projection_data ? 0 : projection_hadamard_width(problem->key_width);
   if (plan->problem.projection == FAVOR_PROJECTION_HADAMARD && padded > 0) plan_take_transform(plan, padded);
-  plan->threads = prospect->job->threads;
+  plan->most_threads = plan->threads = prospect->job->threads;
   if (!dist_has_failed(context)) plan_choose_grid(plan);
   if (dist_has_failed(context)) return;
   const struct plan_needs needs = look_at_ranks(prospect);

@@ -70,7 +70,7 @@ static void no_memory_for_a_group(void **state) {
   (void)state;
   struct favor_context *context = make_context();
   const enum favor_scan scans[] = {FAVOR_SCAN_EXSCAN, FAVOR_SCAN_DOUBLING, FAVOR_SCAN_CHAIN};
-  const struct dist_group_shape shape = {1, 8, 1000};
+  const struct dist_group_shape shape = {1, 1, 8, 1000};
   int64_t n_failures = 0;
   for (int s = 0; s < 3; s++) {
     for (int i = 0; i < N_FAILING * 4; i++) {

@@ -126,7 +126,7 @@ static struct favor_context *make_context(void) {
 static struct dist_group *make_group(struct favor_context *context, int64_t n_rows, size_t row_bytes,
                                      enum favor_scan scan) {
   struct dist_group *group = NULL;
-  const struct dist_group_shape shape = {1, n_rows, row_bytes};
+  const struct dist_group_shape shape = {1, 1, n_rows, row_bytes};
   enum favor_status status = dist_group_create(context, 0, &shape, scan, NULL, &group);
   assert_all(status == FAVOR_OK);
   return group;
@@ -140,7 +140,7 @@ static void check_colors(int (*color_of)(int rank, int parameter), int parameter
   for (int s = 0; s < N_SCANS; s++) {
     struct dist_group *group = NULL;
     int color = color_of(mpi_rank(), parameter);
-    const struct dist_group_shape one = {1, shape.n_rows, row_bytes};
+    const struct dist_group_shape one = {1, 1, shape.n_rows, row_bytes};
     enum favor_status status = dist_group_create(context, color, &one, SCANS[s], NULL, &group);
     assert_all(status == FAVOR_OK);
     assert_all((group == NULL) == (m.own < 0));
@@ -270,7 +270,7 @@ static void check_sets(int (*color_of)(int rank, int parameter), int parameter, 
     struct dist_group *groups[2];
     for (int i = 0; i < 2; i++) {
       int color = color_of(mpi_rank(), parameter);
-      const struct dist_group_shape one = {1, shape.n_rows, row_bytes};
+      const struct dist_group_shape one = {1, 1, shape.n_rows, row_bytes};
       assert_all(dist_group_create(context, color, &one, SCANS[s], NULL, &groups[i]) == FAVOR_OK);
     }
     int n_before = n_allocations;
@@ -343,7 +343,7 @@ static void check_lanes(enum favor_scan scan) {
   struct members axis = members_of(whole, 0);
   struct dist_traffic traffic = {0};
   struct dist_group *group = NULL;
-  const struct dist_group_shape lanes = {N_LANES, most.n_rows, row_bytes};
+  const struct dist_group_shape lanes = {N_LANES, N_LANES, most.n_rows, row_bytes};
   assert_all(dist_group_create(context, 0, &lanes, scan, &traffic, &group) == FAVOR_OK);
   char *memory = malloc(3 * N_LANES * bytes);
   assert_all(memory != NULL);
@@ -535,6 +535,22 @@ static void cost_tells_when_nodes_are_worth_it(void **state) {
               dist_costs_scan_s(&costs, FAVOR_SCAN_NODES, cluster, 1e9));
 }
 
+/* A group keeps to the costs that its context had: scratch is for as many blocks as these ask for. */
+static void costs_of_a_group_stay(void **state) {
+  (void)state;
+  const struct shape shape = {1021, 65, 2};
+  struct favor_context *context = make_context();
+  struct members m = members_of(whole, 0);
+  struct dist_group *group =
+      make_group(context, shape.n_rows, binned_row_bytes(shape.width, shape.n_bins), FAVOR_SCAN_CHAIN);
+  struct favor_costs costs = favor_costs_default();
+  costs.within_node.latency_s = costs.between_nodes.latency_s = 1e-12;
+  assert_all(favor_context_set_costs(context, &costs) == FAVOR_OK);
+  assert_all(is_exact(group, &m, shape, 3, false));
+  dist_group_destroy(&group);
+  favor_context_destroy(&context);
+}
+
 /* The ranks need not start together, and those that have to wait for nobody do not. */
 static void first_rank_waits_for_nobody(void **state) {
   (void)state;
@@ -590,6 +606,7 @@ int main(int argc, char **argv) {
       mpi_unit_test(reductions_send_what_their_algorithm_does),
       mpi_unit_test(cost_chooses_doubling_for_small_and_chain_for_large),
       mpi_unit_test(cost_tells_when_nodes_are_worth_it),
+      mpi_unit_test(costs_of_a_group_stay),
       mpi_unit_test(first_rank_waits_for_nobody),
       mpi_unit_test(nothing_in_flight_is_done),
   };

@@ -135,7 +135,7 @@ static void prepare(struct run *run) {
   run->n_batches = (int)(given->heads / given->batch);
   run->batch_rows = (int64_t)(given->rows * given->batch);
   run->batch_bytes = row_bytes * (size_t)run->batch_rows;
-  const struct dist_group_shape shape = {run->n_batches, run->batch_rows, row_bytes};
+  const struct dist_group_shape shape = {run->n_batches, run->n_batches, run->batch_rows, row_bytes};
   need(dist_group_create(run->context, 0, &shape, run->scan, &run->traffic, &run->group) == FAVOR_OK, run);
   dist_group_set(run->group, 0, run->rank < 0 ? 0 : run->size);
   run->partial = states(run, run->n_batches);
