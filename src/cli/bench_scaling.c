@@ -59,8 +59,8 @@ static enum favor_status find_threads(struct scaling *scaling, int *threads) {
 /* Collective over the point's ranks. */
 static enum favor_status make_plan(const struct scaling *scaling, struct scaling_point *point) {
   struct favor_context *subset = subset_of(scaling, point);
-  const struct favor_machine *machine = &scaling->machine.figures;
-  enum favor_status status = has_machine(scaling) ? favor_context_set_costs(subset, &machine->costs) : FAVOR_OK;
+  const struct favor_costs *costs = &scaling->machine.figures.costs;
+  enum favor_status status = has_machine(scaling) ? favor_context_set_costs(subset, costs) : FAVOR_OK;
   if (status == FAVOR_OK) status = favor_plan_create(subset, &point->problem, &point->plan);
   if (status != FAVOR_OK) return status;
   favor_plan_info(point->plan, &point->info);
@@ -68,7 +68,7 @@ static enum favor_status make_plan(const struct scaling *scaling, struct scaling
   if (has_machine(scaling)) {
     struct favor_prediction prediction;
     const struct favor_job job = {.ranks = subset->size, .nodes = subset->n_nodes, .threads = point->info.threads};
-    if (favor_predict(subset, &point->problem, &job, machine, &prediction) == FAVOR_OK)
+    if (machine_predict(subset, &point->problem, &job, &scaling->machine, &prediction))
       point->predicted_seconds = prediction.seconds.run;
   }
   point->memory_bytes = (int64_t)point->info.memory_bytes + scaling_shard_bytes(scaling, &point->shard);

@@ -195,6 +195,14 @@ enum favor_status machine_load(struct favor_context *context, const char *path, 
   return status;
 }
 
+bool machine_predict(struct favor_context *context, const struct favor_problem *problem, const struct favor_job *job,
+                     const struct machine_file *machine, struct favor_prediction *prediction) {
+  if (dist_has_failed(context)) return false;
+  if (favor_predict(context, problem, job, &machine->figures, prediction) == FAVOR_OK) return true;
+  favor_context_forget(context);
+  return false;
+}
+
 void machine_check(struct favor_context *context, const char *path) {
   struct machine_file machine = {.figures = favor_machine_default()};
   if (access(path, F_OK) == 0) json_decref(read_file(context, path, &machine));
