@@ -167,6 +167,7 @@ static enum favor_status execute(struct scaling *scaling, struct scaling_point *
   point->bytes_sent = plan_times.bytes_sent;
   double traffic[] = {plan_times.in_flight_s, plan_times.blocked_s};
   status = dist_sum_double(subset, traffic, 2);
+  if (status == FAVOR_OK) status = dist_max_int64(subset, &point->bytes_sent, 1);
   point->in_flight_s += traffic[0];
   point->blocked_s += traffic[1];
   return status == FAVOR_OK ? dist_max_double(subset, times, SCALING_N_TIMES) : status;
@@ -222,7 +223,6 @@ static enum favor_status check(struct scaling *scaling, struct scaling_point *po
   point->in_flight_s = point->blocked_s = 0; /* the first time does not count */
   point->digest = scaling_data_digest(&scaling->data, point);
   status = dist_sum_uint64(subset, &point->digest, 1);
-  if (status == FAVOR_OK) status = dist_max_int64(subset, &point->bytes_sent, 1);
   if (status != FAVOR_OK) return status;
   const struct scaling_point *twin = find_twin(scaling, point);
   if (!twin) return check_definition(scaling, point);
