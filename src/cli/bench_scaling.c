@@ -118,10 +118,18 @@ static enum favor_status plan_points(struct scaling *scaling) {
   return status;
 }
 
+/* Local: what a rank may use; without --memory its part of what the machine has. */
+static int64_t bound_memory(const struct scaling *scaling) {
+  const struct favor_context *context = scaling->context;
+  const int64_t asked = options_integer(scaling->command->options, OPTION_MEMORY),
+                ranks_of_node = (context->size + context->n_nodes - 1) / context->n_nodes;
+  return asked > 0 ? asked : (int64_t)sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE) / ranks_of_node;
+}
+
 /* Collective. What cannot fit into the machine is refused: the kernel would give it, and kill the process later. */
 static enum favor_status make_arrays(struct scaling *scaling) {
-  const int64_t asked = options_integer(scaling->command->options, OPTION_MEMORY);
-  const int64_t bound = asked > 0 ? asked : (int64_t)sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE);
+  const bool is_asked = options_integer(scaling->command->options, OPTION_MEMORY) > 0;
+  const int64_t bound = bound_memory(scaling), period = scaling_period_bytes(scaling);
   int64_t plans = 0, arrays = 0;
   for (int i = 0; i < scaling->n_points; i++) {
     const struct scaling_point *point = &scaling->points[i];
@@ -129,15 +137,16 @@ static enum favor_status make_arrays(struct scaling *scaling) {
     if (point->plan) plans += (int64_t)point->info.memory_bytes;
     if (bytes > arrays) arrays = bytes;
   }
-  if (plans + arrays > bound) {
+  if (plans + arrays + period > bound) {
     dist_fail(scaling->context, FAVOR_EUSAGE,
-              "%s of %lld bytes: rank %d has arrays of %lld, and %d plans of together %lld; give shorter lists, or a "
-              "smaller --shape",
-              asked > 0 ? "--memory" : "memory", (long long)bound, favor_context_rank(scaling->context),
-              (long long)arrays, scaling->n_points, (long long)plans);
-  } else if (!scaling_data_create(scaling)) {
-    fail_memory(scaling);
+              "%s of %lld bytes a rank: rank %d has arrays of %lld, and %d plans of together %lld; give shorter lists, "
+              "or a smaller --shape",
+              is_asked ? "--memory" : "memory", (long long)bound, favor_context_rank(scaling->context),
+              (long long)(arrays + period), scaling->n_points, (long long)plans);
   }
+  const enum favor_status status = dist_agree(scaling->context, DIST_SITE_COMMAND, 0, "");
+  if (status != FAVOR_OK) return status;
+  if (!scaling_data_create(scaling)) fail_memory(scaling);
   return dist_agree(scaling->context, DIST_SITE_COMMAND, 0, "");
 }
 

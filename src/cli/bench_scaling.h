@@ -86,6 +86,8 @@ bool scaling_is_repeated(const struct scaling *scaling, int index);
 bool scaling_data_create(struct scaling *scaling);
 void scaling_data_release(struct scaling_data *data);
 int64_t scaling_period_tokens(void);
+/* Local: bytes of the period, which every rank has of all heads. */
+int64_t scaling_period_bytes(const struct scaling *scaling);
 /* Local: bytes of q, k, v and out of a shard. */
 int64_t scaling_shard_bytes(const struct scaling *scaling, const struct favor_shard *shard);
 /* Local: fills the arrays with the shard's rows, unless they are there already. */
