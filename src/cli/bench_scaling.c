@@ -277,7 +277,7 @@ static enum favor_status run_all(struct scaling *scaling) {
 /* ---- all of it -------------------------------------------------------------------------------------------------- */
 
 /* Collective. */
-static enum favor_status prepare(struct scaling *scaling, struct scaling_file *file) {
+static enum favor_status prepare(struct scaling *scaling, struct replacement *file) {
   const struct options *options = scaling->command->options;
   scaling->points = memory_zeroed(SCALING_MOST_POINTS, sizeof *scaling->points);
   if (!scaling->points) {
@@ -307,18 +307,18 @@ static enum favor_status load_machine(struct scaling *scaling) {
   return status == FAVOR_OK ? machine_load(scaling->context, path, &scaling->machine) : status;
 }
 
-static void release(struct scaling *scaling, struct scaling_file *file) {
+static void release(struct scaling *scaling, struct replacement *file) {
   machine_release(&scaling->machine);
   for (int i = 0; i < scaling->n_points; i++) drop(&scaling->points[i]);
   scaling_data_release(&scaling->data);
   for (int i = 0; i < scaling->ranks.n; i++) favor_context_destroy(&scaling->subsets[i]);
   free(scaling->points);
-  scaling_file_discard(file);
+  replacement_discard(file);
 }
 
 enum favor_status bench_scaling(struct command *command) {
   struct scaling scaling = {.command = command, .context = command->context};
-  struct scaling_file file = {.name = ""};
+  struct replacement file = {.name = ""};
   scaling.precision = (enum favor_precision)options_integer(command->options, OPTION_PRECISION);
   scaling.n_rounds = (int)options_integer(command->options, OPTION_ROUNDS);
   enum favor_status status = prepare(&scaling, &file);

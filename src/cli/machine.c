@@ -12,9 +12,10 @@
 #include "base/cpus.h"
 #include "base/memory.h"
 #include "cli/option_table.h"
+#include "cli/replacement.h"
 #include "dist/agree.h"
 
-enum { FORMAT = 1, MOST_RATES = 4096, PATH_BYTES = OPTION_TEXT_BYTES + 8 };
+enum { FORMAT = 1, MOST_RATES = 4096 };
 
 /* ---- names ------------------------------------------------------------------------------------------------------- */
 
@@ -240,20 +241,18 @@ static bool is_same_subject(const struct favor_rate *a, const struct favor_rate 
          a->features == b->features && a->threads == b->threads;
 }
 
-/* Writes beside the file, and renames. */
 static void replace(struct favor_context *context, const char *path, const json_t *root) {
-  char part[PATH_BYTES];
-  snprintf(part, sizeof part, "%s.new", path);
-  FILE *file = fopen(part, "w");
-  if (!file) {
-    dist_fail(context, FAVOR_ECREATE, "%s: cannot create the machine file: %s", part, strerror(errno));
+  struct replacement file;
+  if (!replacement_open(&file, path)) {
+    dist_fail(context, FAVOR_ECREATE, "%s: cannot create the machine file: %s", path, strerror(errno));
     return;
   }
-  bool is_written = json_dumpf(root, file, JSON_INDENT(2) | JSON_REAL_PRECISION(6)) == 0 && fputc('\n', file) != EOF;
-  is_written = fclose(file) == 0 && is_written;
-  if (is_written && rename(part, path) == 0) return;
-  dist_fail(context, FAVOR_EIO, "%s: cannot write the machine file: %s", path, strerror(errno));
-  unlink(part);
+  const bool is_dumped =
+      json_dumpf(root, file.file, JSON_INDENT(2) | JSON_REAL_PRECISION(6)) == 0 && fputc('\n', file.file) != EOF;
+  if (!is_dumped || !replacement_finish(&file, path)) {
+    dist_fail(context, FAVOR_EIO, "%s: cannot write the machine file: %s", path, strerror(errno));
+  }
+  replacement_discard(&file);
 }
 
 /* The file with a section, which it takes over, in the place of its own; links that this job does not have stay. */
