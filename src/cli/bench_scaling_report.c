@@ -79,6 +79,7 @@ static int64_t token_heads(const struct scaling_point *point) {
   return point->problem.batch * point->problem.heads * point->problem.tokens;
 }
 
+/* NULL where memory is short. */
 static json_t *pack_run(const struct scaling *scaling, const struct figures *figures, int index,
                         enum scaling_mode mode) {
   const struct scaling_point *point = &scaling->points[index];
@@ -109,17 +110,23 @@ static json_t *pack_run(const struct scaling *scaling, const struct figures *fig
       "M", (json_int_t)problem->features, "kernel", point->info.kernel, "precision",
       option_at(OPTION_PRECISION)->choices[problem->precision], "threads", point->info.threads, "rounds",
       scaling->n_rounds);
-  if (run && more) json_object_update(run, more);
+  const bool is_whole = run && more && json_object_update(run, more) == 0;
   json_decref(more);
-  return run;
+  if (is_whole) return run;
+  json_decref(run);
+  return NULL;
 }
 
+/* NULL where memory is short. */
 static json_t *pack_runs(const struct scaling *scaling, const struct figures *figures) {
   json_t *runs = json_array();
   for (int mode = 0; mode < SCALING_N_MODES; mode++) {
     for (int i = 0; i < scaling->n_points; i++) {
-      if (scaling->points[i].modes >> mode & 1)
-        json_array_append_new(runs, pack_run(scaling, figures, i, (enum scaling_mode)mode));
+      if (!(scaling->points[i].modes >> mode & 1)) continue;
+      if (json_array_append_new(runs, pack_run(scaling, figures, i, (enum scaling_mode)mode)) != 0) {
+        json_decref(runs);
+        return NULL;
+      }
     }
   }
   return runs;
