@@ -24,13 +24,13 @@ void attend_set_file_bytes(const struct attend *attend, struct favor_job *job) {
   job->out_bytes = (int)favor_type_bytes(attend->out_type);
 }
 
-/* False without a machine file, or where the run is but the end of another. */
+/* False without a machine file, where the run is but the end of another, or where there is no prediction. */
 static bool predict(const struct attend *attend, struct favor_prediction *prediction) {
   if (!has_machine(attend) || attend->resumed.position.tokens_absorbed > 0) return false;
   struct favor_job job = {
       .ranks = attend->context->size, .nodes = attend->context->n_nodes, .threads = attend->info.threads};
   attend_set_file_bytes(attend, &job);
-  return favor_predict(attend->context, &attend->problem, &job, &attend->machine.figures, prediction) == FAVOR_OK;
+  return machine_predict(attend->context, &attend->problem, &job, &attend->machine, prediction);
 }
 
 json_t *attend_pack_seconds(const struct favor_predicted_seconds *seconds) {

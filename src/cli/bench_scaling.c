@@ -59,8 +59,8 @@ static enum favor_status find_threads(struct scaling *scaling, int *threads) {
 /* Collective over the point's ranks. */
 static enum favor_status make_plan(const struct scaling *scaling, struct scaling_point *point) {
   struct favor_context *subset = subset_of(scaling, point);
-  const struct favor_machine *machine = &scaling->machine.figures;
-  enum favor_status status = has_machine(scaling) ? favor_context_set_costs(subset, &machine->costs) : FAVOR_OK;
+  const struct favor_costs *costs = &scaling->machine.figures.costs;
+  enum favor_status status = has_machine(scaling) ? favor_context_set_costs(subset, costs) : FAVOR_OK;
   if (status == FAVOR_OK) status = favor_plan_create(subset, &point->problem, &point->plan);
   if (status != FAVOR_OK) return status;
   favor_plan_info(point->plan, &point->info);
@@ -68,7 +68,7 @@ static enum favor_status make_plan(const struct scaling *scaling, struct scaling
   if (has_machine(scaling)) {
     struct favor_prediction prediction;
     const struct favor_job job = {.ranks = subset->size, .nodes = subset->n_nodes, .threads = point->info.threads};
-    if (favor_predict(subset, &point->problem, &job, machine, &prediction) == FAVOR_OK)
+    if (machine_predict(subset, &point->problem, &job, &scaling->machine, &prediction))
       point->predicted_seconds = prediction.seconds.run;
   }
   point->memory_bytes = (int64_t)point->info.memory_bytes + scaling_shard_bytes(scaling, &point->shard);
@@ -118,10 +118,18 @@ static enum favor_status plan_points(struct scaling *scaling) {
   return status;
 }
 
+/* Local: what a rank may use; without --memory its part of what the machine has. */
+static int64_t bound_memory(const struct scaling *scaling) {
+  const struct favor_context *context = scaling->context;
+  const int64_t asked = options_integer(scaling->command->options, OPTION_MEMORY),
+                ranks_of_node = (context->size + context->n_nodes - 1) / context->n_nodes;
+  return asked > 0 ? asked : (int64_t)sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE) / ranks_of_node;
+}
+
 /* Collective. What cannot fit into the machine is refused: the kernel would give it, and kill the process later. */
 static enum favor_status make_arrays(struct scaling *scaling) {
-  const int64_t asked = options_integer(scaling->command->options, OPTION_MEMORY);
-  const int64_t bound = asked > 0 ? asked : (int64_t)sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE);
+  const bool is_asked = options_integer(scaling->command->options, OPTION_MEMORY) > 0;
+  const int64_t bound = bound_memory(scaling), period = scaling_period_bytes(scaling);
   int64_t plans = 0, arrays = 0;
   for (int i = 0; i < scaling->n_points; i++) {
     const struct scaling_point *point = &scaling->points[i];
@@ -129,15 +137,16 @@ static enum favor_status make_arrays(struct scaling *scaling) {
     if (point->plan) plans += (int64_t)point->info.memory_bytes;
     if (bytes > arrays) arrays = bytes;
   }
-  if (plans + arrays > bound) {
+  if (plans + arrays + period > bound) {
     dist_fail(scaling->context, FAVOR_EUSAGE,
-              "%s of %lld bytes: rank %d has arrays of %lld, and %d plans of together %lld; give shorter lists, or a "
-              "smaller --shape",
-              asked > 0 ? "--memory" : "memory", (long long)bound, favor_context_rank(scaling->context),
-              (long long)arrays, scaling->n_points, (long long)plans);
-  } else if (!scaling_data_create(scaling)) {
-    fail_memory(scaling);
+              "%s of %lld bytes a rank: rank %d has arrays of %lld, and %d plans of together %lld; give shorter lists, "
+              "or a smaller --shape",
+              is_asked ? "--memory" : "memory", (long long)bound, favor_context_rank(scaling->context),
+              (long long)(arrays + period), scaling->n_points, (long long)plans);
   }
+  const enum favor_status status = dist_agree(scaling->context, DIST_SITE_COMMAND, 0, "");
+  if (status != FAVOR_OK) return status;
+  if (!scaling_data_create(scaling)) fail_memory(scaling);
   return dist_agree(scaling->context, DIST_SITE_COMMAND, 0, "");
 }
 
@@ -167,6 +176,7 @@ static enum favor_status execute(struct scaling *scaling, struct scaling_point *
   point->bytes_sent = plan_times.bytes_sent;
   double traffic[] = {plan_times.in_flight_s, plan_times.blocked_s};
   status = dist_sum_double(subset, traffic, 2);
+  if (status == FAVOR_OK) status = dist_max_int64(subset, &point->bytes_sent, 1);
   point->in_flight_s += traffic[0];
   point->blocked_s += traffic[1];
   return status == FAVOR_OK ? dist_max_double(subset, times, SCALING_N_TIMES) : status;
@@ -222,7 +232,6 @@ static enum favor_status check(struct scaling *scaling, struct scaling_point *po
   point->in_flight_s = point->blocked_s = 0; /* the first time does not count */
   point->digest = scaling_data_digest(&scaling->data, point);
   status = dist_sum_uint64(subset, &point->digest, 1);
-  if (status == FAVOR_OK) status = dist_max_int64(subset, &point->bytes_sent, 1);
   if (status != FAVOR_OK) return status;
   const struct scaling_point *twin = find_twin(scaling, point);
   if (!twin) return check_definition(scaling, point);
@@ -268,7 +277,7 @@ static enum favor_status run_all(struct scaling *scaling) {
 /* ---- all of it -------------------------------------------------------------------------------------------------- */
 
 /* Collective. */
-static enum favor_status prepare(struct scaling *scaling, struct scaling_file *file) {
+static enum favor_status prepare(struct scaling *scaling, struct replacement *file) {
   const struct options *options = scaling->command->options;
   scaling->points = memory_zeroed(SCALING_MOST_POINTS, sizeof *scaling->points);
   if (!scaling->points) {
@@ -298,18 +307,18 @@ static enum favor_status load_machine(struct scaling *scaling) {
   return status == FAVOR_OK ? machine_load(scaling->context, path, &scaling->machine) : status;
 }
 
-static void release(struct scaling *scaling, struct scaling_file *file) {
+static void release(struct scaling *scaling, struct replacement *file) {
   machine_release(&scaling->machine);
   for (int i = 0; i < scaling->n_points; i++) drop(&scaling->points[i]);
   scaling_data_release(&scaling->data);
   for (int i = 0; i < scaling->ranks.n; i++) favor_context_destroy(&scaling->subsets[i]);
   free(scaling->points);
-  scaling_file_discard(file);
+  replacement_discard(file);
 }
 
 enum favor_status bench_scaling(struct command *command) {
   struct scaling scaling = {.command = command, .context = command->context};
-  struct scaling_file file = {.name = ""};
+  struct replacement file = {.name = ""};
   scaling.precision = (enum favor_precision)options_integer(command->options, OPTION_PRECISION);
   scaling.n_rounds = (int)options_integer(command->options, OPTION_ROUNDS);
   enum favor_status status = prepare(&scaling, &file);

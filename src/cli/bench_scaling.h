@@ -2,10 +2,9 @@
 #ifndef FAVOR_CLI_BENCH_SCALING_H
 #define FAVOR_CLI_BENCH_SCALING_H
 
-#include <stdio.h>
-
 #include "cli/bench.h"
 #include "cli/machine.h"
+#include "cli/replacement.h"
 
 enum { SCALING_MOST_POINTS = 4096, SCALING_MOST_COUNTS = 64, SCALING_NAME_BYTES = 48 };
 
@@ -86,6 +85,8 @@ bool scaling_is_repeated(const struct scaling *scaling, int index);
 bool scaling_data_create(struct scaling *scaling);
 void scaling_data_release(struct scaling_data *data);
 int64_t scaling_period_tokens(void);
+/* Local: bytes of the period, which every rank has of all heads. */
+int64_t scaling_period_bytes(const struct scaling *scaling);
 /* Local: bytes of q, k, v and out of a shard. */
 int64_t scaling_shard_bytes(const struct scaling *scaling, const struct favor_shard *shard);
 /* Local: fills the arrays with the shard's rows, unless they are there already. */
@@ -103,13 +104,8 @@ double scaling_check(const struct scaling *scaling, const struct scaling_point *
 
 /* Local, on rank 0: the file of --csv, if any, under a temporary name beside it, so that one that cannot be written is
  * known before the work. Failures are recorded. */
-struct scaling_file {
-  char name[OPTION_TEXT_BYTES + 8]; /* "": none */
-  FILE *file;
-};
-void scaling_file_open(const struct scaling *scaling, struct scaling_file *file);
-void scaling_file_discard(struct scaling_file *file);
+void scaling_file_open(const struct scaling *scaling, struct replacement *file);
 /* Local, on rank 0, after the last round: prints all points, and puts the file under its own name. */
-void scaling_report(const struct scaling *scaling, struct scaling_file *file);
+void scaling_report(const struct scaling *scaling, struct replacement *file);
 
 #endif

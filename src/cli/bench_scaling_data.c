@@ -24,6 +24,12 @@ int64_t scaling_shard_bytes(const struct scaling *scaling, const struct favor_sh
   return 2 * (int64_t)n_rows(shard) * (int64_t)(scaling->data.q_row_bytes + scaling->data.v_row_bytes);
 }
 
+int64_t scaling_period_bytes(const struct scaling *scaling) {
+  const struct favor_problem *problem = &scaling->points[0].problem;
+  const int64_t rows = problem->batch * problem->heads * PERIOD_TOKENS;
+  return 2 * rows * (int64_t)(scaling->data.q_row_bytes + scaling->data.v_row_bytes);
+}
+
 bool scaling_data_create(struct scaling *scaling) {
   struct scaling_data *data = &scaling->data;
   const struct favor_problem *problem = &scaling->points[0].problem;

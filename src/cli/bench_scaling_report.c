@@ -4,7 +4,6 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -13,7 +12,6 @@
 #include "cli/report.h"
 #include "cli/statistics.h"
 #include "dist/comm.h"
-#include "io/positioned.h"
 
 static const char *const mode_names[SCALING_N_MODES] = {"strong", "weak"};
 
@@ -81,6 +79,7 @@ static int64_t token_heads(const struct scaling_point *point) {
   return point->problem.batch * point->problem.heads * point->problem.tokens;
 }
 
+/* NULL where memory is short. */
 static json_t *pack_run(const struct scaling *scaling, const struct figures *figures, int index,
                         enum scaling_mode mode) {
   const struct scaling_point *point = &scaling->points[index];
@@ -111,17 +110,23 @@ static json_t *pack_run(const struct scaling *scaling, const struct figures *fig
       "M", (json_int_t)problem->features, "kernel", point->info.kernel, "precision",
       option_at(OPTION_PRECISION)->choices[problem->precision], "threads", point->info.threads, "rounds",
       scaling->n_rounds);
-  if (run && more) json_object_update(run, more);
+  const bool is_whole = run && more && json_object_update(run, more) == 0;
   json_decref(more);
-  return run;
+  if (is_whole) return run;
+  json_decref(run);
+  return NULL;
 }
 
+/* NULL where memory is short. */
 static json_t *pack_runs(const struct scaling *scaling, const struct figures *figures) {
   json_t *runs = json_array();
   for (int mode = 0; mode < SCALING_N_MODES; mode++) {
     for (int i = 0; i < scaling->n_points; i++) {
-      if (scaling->points[i].modes >> mode & 1)
-        json_array_append_new(runs, pack_run(scaling, figures, i, (enum scaling_mode)mode));
+      if (!(scaling->points[i].modes >> mode & 1)) continue;
+      if (json_array_append_new(runs, pack_run(scaling, figures, i, (enum scaling_mode)mode)) != 0) {
+        json_decref(runs);
+        return NULL;
+      }
     }
   }
   return runs;
@@ -175,41 +180,25 @@ static void write_csv(FILE *file, const struct scaling *scaling, const json_t *r
   }
 }
 
-void scaling_file_open(const struct scaling *scaling, struct scaling_file *file) {
+void scaling_file_open(const struct scaling *scaling, struct replacement *file) {
   const char *path = options_text(scaling->command->options, OPTION_CSV);
   if (path[0] == '\0') return;
   if (!options_flag(scaling->command->options, OPTION_OVERWRITE) && access(path, F_OK) == 0) {
     dist_fail(scaling->context, FAVOR_ECREATE, "%s exists; give --overwrite to replace it", path);
     return;
   }
-  snprintf(file->name, sizeof file->name, "%s.XXXXXX", path);
-  const int descriptor = mkstemp(file->name);
-  if (descriptor < 0) file->name[0] = '\0';
-  const mode_t mask = umask(0);
-  umask(mask);
-  if (descriptor >= 0 && fchmod(descriptor, 0666 & ~mask) == 0) file->file = fdopen(descriptor, "w");
-  if (file->file) return;
-  dist_fail(scaling->context, FAVOR_ECREATE, "cannot create %s: %s", path, strerror(errno));
-  if (descriptor >= 0) close(descriptor);
+  if (!replacement_open(file, path)) {
+    dist_fail(scaling->context, FAVOR_ECREATE, "cannot create %s: %s", path, strerror(errno));
+  }
 }
 
-void scaling_file_discard(struct scaling_file *file) {
-  if (file->file) fclose(file->file);
-  if (file->name[0]) unlink(file->name);
-  *file = (struct scaling_file){.name = ""};
-}
-
-static void finish_file(const struct scaling *scaling, struct scaling_file *file, const json_t *runs,
+static void finish_file(const struct scaling *scaling, struct replacement *file, const json_t *runs,
                         const char *machine) {
   const char *path = options_text(scaling->command->options, OPTION_CSV);
   write_csv(file->file, scaling, runs, machine);
-  bool is_written = !ferror(file->file) && fflush(file->file) == 0 && fsync(fileno(file->file)) == 0;
-  is_written = is_written && rename(file->name, path) == 0 && positioned_sync_directory(path) == 0;
-  if (!is_written) {
+  if (!replacement_finish(file, path)) {
     dist_fail(scaling->context, FAVOR_EIO, "writing %s: %s", path, strerror(errno));
-    return;
   }
-  file->name[0] = '\0';
 }
 
 /* ---- a table ---------------------------------------------------------------------------------------------------- */
@@ -266,7 +255,7 @@ static void print_table(const struct scaling *scaling, const json_t *runs, const
   if (is_busy) puts("others used the cores meanwhile (CPU): times are longer than on an idle machine");
 }
 
-void scaling_report(const struct scaling *scaling, struct scaling_file *file) {
+void scaling_report(const struct scaling *scaling, struct replacement *file) {
   const struct options *options = scaling->command->options;
   struct figures *figures = calloc((size_t)scaling->n_points, sizeof *figures);
   char machine[320];

@@ -12,9 +12,10 @@
 #include "base/cpus.h"
 #include "base/memory.h"
 #include "cli/option_table.h"
+#include "cli/replacement.h"
 #include "dist/agree.h"
 
-enum { FORMAT = 1, MOST_RATES = 4096, PATH_BYTES = OPTION_TEXT_BYTES + 8 };
+enum { FORMAT = 1, MOST_RATES = 4096 };
 
 /* ---- names ------------------------------------------------------------------------------------------------------- */
 
@@ -41,6 +42,13 @@ static void fail(const struct reading *reading, const char *what) {
       "%s is not a machine file of this version of favor: %s; mend it, or remove it and measure anew (favor bench "
       "kernel --machine, bench io --machine)",
       reading->path, what);
+}
+
+/* A number of things; JSON's are wider than int, and would be cut to it. */
+static bool take_count(json_int_t n, int *count) {
+  const bool is_valid = n >= 1 && n <= INT32_MAX;
+  if (is_valid) *count = (int)n;
+  return is_valid;
 }
 
 static bool is_positive(double x) { return isfinite(x) && x > 0; }
@@ -80,25 +88,26 @@ static bool read_network(const struct reading *reading, json_t *object, struct f
 
 static bool read_io(const struct reading *reading, json_t *object, struct favor_io_costs *io) {
   json_error_t error;
+  json_int_t ranks;
   if (!object) return true;
-  int code = json_unpack_ex(object, &error, 0, "{s:i, s:F, s:F, s:F, s:F !}", "ranks", &io->ranks, "read_s_per_byte",
+  int code = json_unpack_ex(object, &error, 0, "{s:I, s:F, s:F, s:F, s:F !}", "ranks", &ranks, "read_s_per_byte",
                             &io->read_s_per_byte, "write_s_per_byte", &io->write_s_per_byte, "cpu_s_per_byte",
                             &io->cpu_s_per_byte, "finish_s", &io->finish_s);
-  const bool is_valid = code == 0 && io->ranks >= 1 && is_positive(io->read_s_per_byte) &&
+  const bool is_valid = code == 0 && take_count(ranks, &io->ranks) && is_positive(io->read_s_per_byte) &&
                         is_positive(io->write_s_per_byte) && io->cpu_s_per_byte >= 0 && io->finish_s >= 0;
-  if (!is_valid) fail(reading, code != 0 ? error.text : "figures of io must be above 0");
+  if (!is_valid) fail(reading, code != 0 ? error.text : "figures of io must be above 0, and ranks at most 2147483647");
   return is_valid;
 }
 
 static bool read_rate(const struct reading *reading, json_t *object, struct favor_rate *rate) {
   json_error_t error;
   const char *kernel, *precision, *map, *projection;
-  json_int_t d, e, m;
+  json_int_t d, e, m, threads;
   double absorb_ns, emit_ns, causal_ns;
   int code =
-      json_unpack_ex(object, &error, 0, "{s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:i, s:F, s:F, s:F !}", "kernel", &kernel,
+      json_unpack_ex(object, &error, 0, "{s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:F, s:F, s:F !}", "kernel", &kernel,
                      "precision", &precision, "map", &map, "projection", &projection, "D", &d, "E", &e, "M", &m,
-                     "threads", &rate->threads, "absorb_ns", &absorb_ns, "emit_ns", &emit_ns, "causal_ns", &causal_ns);
+                     "threads", &threads, "absorb_ns", &absorb_ns, "emit_ns", &emit_ns, "causal_ns", &causal_ns);
   if (code != 0) {
     fail(reading, error.text);
     return false;
@@ -106,9 +115,9 @@ static bool read_rate(const struct reading *reading, json_t *object, struct favo
   const int places[] = {place_of(OPTION_PRECISION, precision), place_of(OPTION_MAP, map),
                         place_of(OPTION_PROJECTION, projection)};
   const bool is_named = places[0] >= 0 && places[1] >= 0 && places[2] >= 0 && strlen(kernel) < sizeof rate->kernel;
-  if (!is_named || d < 1 || e < 1 || m < 1 || rate->threads < 1 || !is_positive(absorb_ns) || !is_positive(emit_ns) ||
-      !is_positive(causal_ns)) {
-    fail(reading, is_named ? "numbers of a rate must be above 0"
+  if (!is_named || d < 1 || e < 1 || m < 1 || !take_count(threads, &rate->threads) || !is_positive(absorb_ns) ||
+      !is_positive(emit_ns) || !is_positive(causal_ns)) {
+    fail(reading, is_named ? "numbers of a rate must be above 0, and threads at most 2147483647"
                            : "a rate has a kernel, precision, map or projection that favor does not know");
     return false;
   }
@@ -153,12 +162,12 @@ static bool read_kernels(const struct reading *reading, json_t *object, struct m
 static bool read_all(const struct reading *reading, json_t *root, struct machine_file *machine) {
   json_error_t error;
   json_t *kernel = NULL, *network = NULL, *io = NULL;
-  int format = 0;
+  json_int_t format = 0, cores = 0;
   struct favor_machine *figures = &machine->figures;
-  int code = json_unpack_ex(root, &error, 0, "{s:i, s:i, s?o, s?o, s?o !}", "favor_machine", &format, "cores",
-                            &figures->cores, "kernel", &kernel, "network", &network, "io", &io);
-  const bool is_valid = code == 0 && format == FORMAT && figures->cores >= 1;
-  if (!is_valid) fail(reading, code != 0 ? error.text : "favor_machine must be 1, and cores 1 or more");
+  int code = json_unpack_ex(root, &error, 0, "{s:I, s:I, s?o, s?o, s?o !}", "favor_machine", &format, "cores", &cores,
+                            "kernel", &kernel, "network", &network, "io", &io);
+  const bool is_valid = code == 0 && format == FORMAT && take_count(cores, &figures->cores);
+  if (!is_valid) fail(reading, code != 0 ? error.text : "favor_machine must be 1, and cores from 1 to 2147483647");
   return is_valid && read_kernels(reading, kernel, machine) && read_network(reading, network, &figures->costs) &&
          read_io(reading, io, &figures->io);
 }
@@ -193,6 +202,14 @@ enum favor_status machine_load(struct favor_context *context, const char *path, 
   if (status == FAVOR_OK && n > 0) status = dist_broadcast(context, machine->rates, n * sizeof *machine->rates);
   machine->figures.rates = machine->rates;
   return status;
+}
+
+bool machine_predict(struct favor_context *context, const struct favor_problem *problem, const struct favor_job *job,
+                     const struct machine_file *machine, struct favor_prediction *prediction) {
+  if (dist_has_failed(context)) return false;
+  if (favor_predict(context, problem, job, &machine->figures, prediction) == FAVOR_OK) return true;
+  favor_context_forget(context);
+  return false;
 }
 
 void machine_check(struct favor_context *context, const char *path) {
@@ -232,20 +249,18 @@ static bool is_same_subject(const struct favor_rate *a, const struct favor_rate 
          a->features == b->features && a->threads == b->threads;
 }
 
-/* Writes beside the file, and renames. */
 static void replace(struct favor_context *context, const char *path, const json_t *root) {
-  char part[PATH_BYTES];
-  snprintf(part, sizeof part, "%s.new", path);
-  FILE *file = fopen(part, "w");
-  if (!file) {
-    dist_fail(context, FAVOR_ECREATE, "%s: cannot create the machine file: %s", part, strerror(errno));
+  struct replacement file;
+  if (!replacement_open(&file, path)) {
+    dist_fail(context, FAVOR_ECREATE, "%s: cannot create the machine file: %s", path, strerror(errno));
     return;
   }
-  bool is_written = json_dumpf(root, file, JSON_INDENT(2) | JSON_REAL_PRECISION(6)) == 0 && fputc('\n', file) != EOF;
-  is_written = fclose(file) == 0 && is_written;
-  if (is_written && rename(part, path) == 0) return;
-  dist_fail(context, FAVOR_EIO, "%s: cannot write the machine file: %s", path, strerror(errno));
-  unlink(part);
+  const bool is_dumped =
+      json_dumpf(root, file.file, JSON_INDENT(2) | JSON_REAL_PRECISION(6)) == 0 && fputc('\n', file.file) != EOF;
+  if (!is_dumped || !replacement_finish(&file, path)) {
+    dist_fail(context, FAVOR_EIO, "%s: cannot write the machine file: %s", path, strerror(errno));
+  }
+  replacement_discard(&file);
 }
 
 /* The file with a section, which it takes over, in the place of its own; links that this job does not have stay. */

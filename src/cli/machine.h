@@ -16,6 +16,12 @@ struct machine_file {
 enum favor_status machine_load(struct favor_context *context, const char *path, struct machine_file *machine);
 void machine_release(struct machine_file *machine);
 
+/* Local: what a run that is made or over should take. False where that cannot be told, or an error is pending already:
+ * the model has every rank be like this one, so it may refuse what the ranks, unlike each other, can do. That is no
+ * error of the run, and none is left pending. */
+bool machine_predict(struct favor_context *context, const struct favor_problem *problem, const struct favor_job *job,
+                     const struct machine_file *machine, struct favor_prediction *prediction);
+
 /* Local, before something is measured that is to be stored: what is there must be a machine file. Records what is wrong
  * with it. */
 void machine_check(struct favor_context *context, const char *path);

@@ -23,6 +23,7 @@ struct outlook_part {
   double states_sent;
   double before_s, beside_s, after_s; /* of the block at hand: until its states can go, while they travel, once others'
                                          are here */
+  struct span spans[2];               /* of the block at hand */
 };
 
 struct outlook {
@@ -37,6 +38,7 @@ struct outlook {
   int64_t units;
   double state_bytes;
   struct outlook_part *parts; /* [plan->schedule.n_parts] */
+  double n_alike;             /* blocks that the one at hand stands for */
   bool is_met;                /* a long segment's states */
   double run_s;
 };
@@ -155,9 +157,9 @@ static double wait_for_batches(const struct outlook *outlook, const struct outlo
 static void finish_part(struct outlook *outlook, int64_t index, double ready_s, double travel_s, double *slowest_s) {
   struct outlook_part *part = &outlook->parts[index];
   const double wait_s = travel_s > 0 ? wait_for_batches(outlook, part, ready_s, travel_s) : 0;
-  part->features_state_s += part->before_s;
-  part->output_s += part->beside_s + part->after_s;
-  part->reduce_s += wait_s;
+  part->features_state_s += outlook->n_alike * part->before_s;
+  part->output_s += outlook->n_alike * (part->beside_s + part->after_s);
+  part->reduce_s += outlook->n_alike * wait_s;
   *slowest_s = fmax(*slowest_s, part->before_s + part->beside_s + wait_s + part->after_s);
 }
 
@@ -169,16 +171,29 @@ static bool goes_on_at(const struct favor_plan *plan, int64_t token) {
   return tokens_segment(&plan->tokens, token).begin < token;
 }
 
+/* All parts' spans of a window. */
+static void find_spans(struct outlook *outlook, struct range window) {
+  const int64_t n_parts = outlook->plan->schedule.n_parts;
+  for (int64_t part = 0; part < n_parts; part++) {
+    outlook->parts[part].spans[0] = outlook->parts[part].spans[1] = (struct span){0};
+  }
+  struct span_walk walk = tokens_walk_spans(&outlook->plan->tokens, window, n_parts);
+  while (tokens_next_span(&walk)) {
+    for (int64_t part = walk.first; part <= walk.last; part++) {
+      outlook->parts[part].spans[walk.number % 2] = tokens_member_span(&walk, part);
+    }
+  }
+}
+
 /* What a part does in a block of outputs; which of its spans it shares with parts before it. */
-static void share_out(struct outlook *outlook, struct range window, int64_t index, struct span spans[2]) {
+static void share_out(struct outlook *outlook, struct range window, int64_t index) {
   const struct favor_plan *plan = outlook->plan;
   const bool is_causal = plan->problem.is_causal;
   struct outlook_part *part = &outlook->parts[index];
   int64_t own = range_count(tokens_share(&plan->tokens, window, plan->schedule.n_parts, index)), absorbed = 0,
           waiting = 0;
-  tokens_spans(&plan->tokens, window, plan->schedule.n_parts, index, spans);
   for (int parity = 0; parity < 2; parity++) {
-    const struct span *span = &spans[parity];
+    const struct span *span = &part->spans[parity];
     if (!span->is_member) continue;
     const bool is_told =
         !is_causal || !span->is_last || (span->piece.end == window.end && goes_on_at(plan, window.end));
@@ -192,16 +207,16 @@ static void share_out(struct outlook *outlook, struct range window, int64_t inde
 }
 
 /* What is sent in a block, and how long the states of those before are on their way; 0 where it waits for nobody. */
-static double travel_s(struct outlook *outlook, const struct span spans[2], struct outlook_part *part) {
+static double travel_s(struct outlook *outlook, struct outlook_part *part) {
   double longest = 0, sent;
   for (int parity = 0; parity < 2; parity++) {
-    const struct span *span = &spans[parity];
+    const struct span *span = &part->spans[parity];
     if (!span->is_member) continue;
     const bool is_causal = outlook->plan->problem.is_causal;
     const int64_t place = part - outlook->parts - span->first_part;
     const double seconds = is_causal ? scan_s(outlook, span->n_parts, place, &sent)
                                      : reduction_s(outlook, span->n_parts, outlook->batch_bytes, &sent);
-    part->states_sent += sent;
+    part->states_sent += outlook->n_alike * sent;
     if (!is_causal || !span->is_first) longest = fmax(longest, seconds);
   }
   return longest;
@@ -214,17 +229,16 @@ static double carry(struct outlook *outlook, struct range window) {
   while (last > 0 && range_count(tokens_share(&plan->tokens, window, plan->schedule.n_parts, last)) == 0) last--;
   if (!plan->problem.is_causal || last == 0 || !goes_on_at(plan, window.end)) return 0;
   const double seconds = outlook->link.latency_s + outlook->state_bytes * outlook->link.s_per_byte;
-  outlook->parts[last].states_sent++;
-  outlook->parts[0].reduce_s += seconds;
+  outlook->parts[last].states_sent += outlook->n_alike;
+  outlook->parts[0].reduce_s += outlook->n_alike * seconds;
   return seconds;
 }
 
 /* Of the batches of one causal span over all parts, those that are absorbed before outputs (plan/blocks.c); all of them
  * anywhere else. */
-static int count_absorbed(const struct outlook *outlook, struct range window) {
+static int count_absorbed(const struct outlook *outlook) {
   const struct favor_plan *plan = outlook->plan;
-  struct span spans[2];
-  tokens_spans(&plan->tokens, window, plan->schedule.n_parts, 0, spans);
+  const struct span *spans = outlook->parts[0].spans;
   const bool is_all = spans[0].is_member && spans[0].first_part == 0 && spans[0].n_parts == plan->schedule.n_parts;
   if (!plan->problem.is_causal || !is_all) return outlook->n_batches;
   return (int)cost_absorbed_batches(spans[0].n_parts, outlook->n_batches);
@@ -257,38 +271,35 @@ static void relayed_block(struct outlook *outlook, struct range window, int n_ab
   double slowest_s = 0, ready_s = 0, relayed_s[COST_MOST_BATCHES] = {0};
   for (int64_t index = 0; index < n_parts; index++) {
     struct outlook_part *part = &outlook->parts[index];
-    struct span spans[2];
     double sent;
-    share_out(outlook, window, index, spans);
+    share_out(outlook, window, index);
     part->before_s *= index + 1 < n_parts ? share : 0;
     const double travel_s = scan_s(outlook, n_parts, index, &sent),
                  end_s = relay(outlook, index, n_absorbed, ready_s, travel_s, relayed_s);
-    part->features_state_s += part->before_s;
-    part->output_s += part->beside_s + part->after_s;
-    part->reduce_s += end_s - part->before_s - part->beside_s - part->after_s;
-    part->states_sent += sent * share + (index + 1 < n_parts ? 1 - share : 0);
+    part->features_state_s += outlook->n_alike * part->before_s;
+    part->output_s += outlook->n_alike * (part->beside_s + part->after_s);
+    part->reduce_s += outlook->n_alike * (end_s - part->before_s - part->beside_s - part->after_s);
+    part->states_sent += outlook->n_alike * (sent * share + (index + 1 < n_parts ? 1 - share : 0));
     ready_s = fmax(ready_s, part->before_s);
     slowest_s = fmax(slowest_s, end_s);
   }
-  outlook->run_s += slowest_s + carry(outlook, window);
+  outlook->run_s += outlook->n_alike * (slowest_s + carry(outlook, window));
 }
 
 static void attend_block(struct outlook *outlook, struct range window) {
   const int64_t n_parts = outlook->plan->schedule.n_parts;
   const bool is_causal = outlook->plan->problem.is_causal;
   double slowest_s = 0, ready_s = 0;
-  struct span spans[2];
   for (int64_t part = 0; part < n_parts; part++) {
-    share_out(outlook, window, part, spans);
+    share_out(outlook, window, part);
     if (!is_causal) ready_s = fmax(ready_s, outlook->parts[part].before_s);
   }
   for (int64_t part = 0; part < n_parts; part++) {
-    tokens_spans(&outlook->plan->tokens, window, n_parts, part, spans);
-    const double travel = travel_s(outlook, spans, &outlook->parts[part]);
+    const double travel = travel_s(outlook, &outlook->parts[part]);
     finish_part(outlook, part, ready_s, travel, &slowest_s);
     if (is_causal) ready_s = fmax(ready_s, outlook->parts[part].before_s);
   }
-  outlook->run_s += slowest_s + carry(outlook, window);
+  outlook->run_s += outlook->n_alike * (slowest_s + carry(outlook, window));
 }
 
 /* Blocks in which no part waits for another: so long a token and head, before states go or as outputs. */
@@ -304,7 +315,7 @@ static void plain_block(struct outlook *outlook, const struct planned_block *blo
     outlook->parts[part].after_s = 0;
     finish_part(outlook, part, 0, 0, &slowest_s);
   }
-  outlook->run_s += slowest_s;
+  outlook->run_s += outlook->n_alike * slowest_s;
 }
 
 /* Methods that take a shard at once: their flops, shared out evenly, as fast as BLAS. */
@@ -334,8 +345,9 @@ static void run_block(struct outlook *outlook, const struct planned_block *block
     }
     break;
   case BLOCK_ATTEND:
-    if (count_absorbed(outlook, block->window) < outlook->n_batches) {
-      relayed_block(outlook, block->window, count_absorbed(outlook, block->window));
+    find_spans(outlook, block->window);
+    if (count_absorbed(outlook) < outlook->n_batches) {
+      relayed_block(outlook, block->window, count_absorbed(outlook));
     } else {
       attend_block(outlook, block->window);
     }
@@ -355,6 +367,29 @@ static void run_block(struct outlook *outlook, const struct planned_block *block
   case BLOCK_WHOLE:
     whole_block(outlook, machine);
     break;
+  }
+}
+
+static bool is_in_one_segment(const struct favor_plan *plan, struct range window) {
+  return range_count(window) > 0 && tokens_segment(&plan->tokens, window.begin).end >= window.end;
+}
+
+/* Has every part the same to do in both? Windows begin at runs, so as many tokens of one segment are shared out
+ * alike. */
+static bool is_alike(const struct favor_plan *plan, const struct planned_block *a, const struct planned_block *b) {
+  return a->kind == b->kind && range_count(a->window) == range_count(b->window) && !a->is_last_measure &&
+         !b->is_last_measure && is_in_one_segment(plan, a->window) && is_in_one_segment(plan, b->window) &&
+         goes_on_at(plan, a->window.end) == goes_on_at(plan, b->window.end);
+}
+
+/* All blocks in turn; those in a row that are alike as one, as a long segment may have millions. */
+static void run_blocks(struct outlook *outlook, const struct favor_machine *machine) {
+  const struct schedule *schedule = &outlook->plan->schedule;
+  for (int64_t i = 0, next; i < schedule->n_blocks; i = next) {
+    next = i + 1;
+    while (next < schedule->n_blocks && is_alike(outlook->plan, &schedule->blocks[i], &schedule->blocks[next])) next++;
+    outlook->n_alike = (double)(next - i);
+    run_block(outlook, &schedule->blocks[i], machine);
   }
 }
 
@@ -447,9 +482,7 @@ void predict_time(struct prospect *prospect, struct favor_prediction *prediction
               (long long)plan->schedule.n_parts);
     return;
   }
-  for (int64_t i = 0; i < plan->schedule.n_blocks; i++) {
-    run_block(&outlook, &plan->schedule.blocks[i], prospect->machine);
-  }
+  run_blocks(&outlook, prospect->machine);
   conclude(prospect, &outlook, prediction);
   free(outlook.parts);
 }

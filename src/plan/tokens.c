@@ -47,43 +47,56 @@ struct range tokens_shard(const struct tokens *tokens, int64_t n_parts, int64_t 
   return tokens_share(tokens, (struct range){0, tokens->n_tokens}, n_parts, index);
 }
 
-/* The last part that has some of a window's tokens before `end`, of those from `part` on. */
+/* The last part that has some of a window's tokens before `end`, of those from `part` on, which has some. */
 static int64_t last_part(const struct tokens *tokens, struct range window, int64_t n_parts, int64_t part, int64_t end) {
-  int64_t last = part;
-  for (int64_t next = part + 1; next < n_parts; next++) {
-    struct range share = tokens_share(tokens, window, n_parts, next);
-    if (share.begin >= end) break;
-    if (range_count(share) > 0) last = next;
+  /* The last that begins before `end`: the next one begins there or later, so it is not empty. */
+  int64_t low = part, high = n_parts - 1;
+  while (low < high) {
+    int64_t middle = low + (high - low + 1) / 2;
+    if (boundary(tokens, window, n_parts, middle) < end) {
+      low = middle;
+    } else {
+      high = middle - 1;
+    }
   }
-  return last;
+  return low;
+}
+
+bool tokens_next_span(struct span_walk *walk) {
+  /* The last member of a span may be the first of the next. */
+  for (int64_t part = walk->number < 0 ? 0 : walk->last; part < walk->n_parts; part++) {
+    const struct range share = tokens_share(walk->tokens, walk->window, walk->n_parts, part);
+    if (range_count(share) == 0) continue;
+    struct range segment = tokens_segment(walk->tokens, share.end - 1);
+    if (segment.end > walk->window.end) segment.end = walk->window.end;
+    if (segment.end <= share.end) continue; /* its last segment ends with it */
+    walk->number++;
+    walk->first = part;
+    walk->last = last_part(walk->tokens, walk->window, walk->n_parts, part, segment.end);
+    walk->segment = segment;
+    return true;
+  }
+  return false;
+}
+
+struct span tokens_member_span(const struct span_walk *walk, int64_t index) {
+  const struct range own = tokens_share(walk->tokens, walk->window, walk->n_parts, index);
+  struct span span = {.is_member = true,
+                      .first_part = walk->first,
+                      .n_parts = walk->last - walk->first + 1,
+                      .is_first = index == walk->first,
+                      .is_last = index == walk->last,
+                      .piece = own};
+  if (range_count(own) > 0 && own.begin < walk->segment.begin) span.piece.begin = walk->segment.begin;
+  if (range_count(own) > 0 && own.end > walk->segment.end) span.piece.end = walk->segment.end;
+  return span;
 }
 
 void tokens_spans(const struct tokens *tokens, struct range window, int64_t n_parts, int64_t index,
                   struct span spans[2]) {
+  struct span_walk walk = tokens_walk_spans(tokens, window, n_parts);
   spans[0] = spans[1] = (struct span){0};
-  int64_t number = 0;
-  for (int64_t part = 0; part < n_parts && part <= index;) {
-    struct range share = tokens_share(tokens, window, n_parts, part);
-    struct range segment = range_count(share) > 0 ? tokens_segment(tokens, share.end - 1) : share;
-    if (segment.end > window.end) segment.end = window.end;
-    if (segment.end <= share.end) { /* nothing, or its last segment ends with it */
-      part++;
-      continue;
-    }
-    int64_t last = last_part(tokens, window, n_parts, part, segment.end);
-    if (index <= last) {
-      struct range own = tokens_share(tokens, window, n_parts, index);
-      struct span *span = &spans[number % 2];
-      *span = (struct span){.is_member = true,
-                            .first_part = part,
-                            .n_parts = last - part + 1,
-                            .is_first = index == part,
-                            .is_last = index == last,
-                            .piece = own};
-      if (range_count(own) > 0 && span->piece.begin < segment.begin) span->piece.begin = segment.begin;
-      if (range_count(own) > 0 && span->piece.end > segment.end) span->piece.end = segment.end;
-    }
-    number++;
-    part = last;
+  while (tokens_next_span(&walk) && walk.first <= index) {
+    if (index <= walk.last) spans[walk.number % 2] = tokens_member_span(&walk, index);
   }
 }

@@ -44,6 +44,23 @@ struct span {
   struct range piece;     /* the tokens of it that this part has */
 };
 
+/* The spans of a window one after another, along the axis. */
+struct span_walk {
+  const struct tokens *tokens;
+  struct range window;
+  int64_t n_parts;
+  int64_t number;       /* of the span at hand; -1 before the first */
+  int64_t first, last;  /* its members */
+  struct range segment; /* its tokens that are in the window */
+};
+static inline struct span_walk tokens_walk_spans(const struct tokens *tokens, struct range window, int64_t n_parts) {
+  return (struct span_walk){.tokens = tokens, .window = window, .n_parts = n_parts, .number = -1};
+}
+/* False past the last. All steps together take O(n_parts log n_parts) looks at a share. */
+bool tokens_next_span(struct span_walk *walk);
+/* The span at hand, as a member of it sees it. */
+struct span tokens_member_span(const struct span_walk *walk, int64_t index);
+
 /* The at most two spans of part `index`. Spans are numbered along the axis; those of one part have numbers of
  * different parity, so span[parity] never collides: two rounds of disjoint groups serve them all. */
 void tokens_spans(const struct tokens *tokens, struct range window, int64_t n_parts, int64_t index,
