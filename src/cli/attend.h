@@ -92,6 +92,10 @@ void attend_print_prediction(const struct attend *attend);
 void attend_set_file_bytes(const struct attend *attend, struct favor_job *job);
 json_t *attend_pack_seconds(const struct favor_predicted_seconds *seconds);
 void attend_print_seconds(const char *heading, const struct favor_predicted_seconds *seconds);
+/* Do the seconds follow from the kernels' rates? And where those are from. */
+bool attend_has_rates(const struct attend *attend);
+const char *attend_describe_rates(const struct attend *attend, const struct favor_prediction *prediction, char *text,
+                                  size_t size);
 
 /* Local: a problem's sizes as an object. */
 json_t *attend_pack_shape(const struct favor_problem *problem);

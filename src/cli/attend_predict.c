@@ -44,6 +44,24 @@ void attend_print_seconds(const char *heading, const struct favor_predicted_seco
          seconds->read, seconds->features_state, seconds->reduce, seconds->output, seconds->write, seconds->total);
 }
 
+bool attend_has_rates(const struct attend *attend) {
+  return attend->problem.method == FAVOR_METHOD_FAVOR && attend->problem.window < 0;
+}
+
+const char *attend_describe_rates(const struct attend *attend, const struct favor_prediction *prediction, char *text,
+                                  size_t size) {
+  const char *path = options_text(attend->command->options, OPTION_MACHINE);
+  if (prediction->is_rate_measured) {
+    snprintf(text, size, "%s", path);
+  } else if (has_machine(attend)) {
+    snprintf(text, size, "%s has no rates of kernel %s %s: default figures", path, prediction->kernel,
+             option_at(OPTION_PRECISION)->choices[attend->problem.precision]);
+  } else {
+    snprintf(text, size, "default figures; measure this machine with favor bench kernel --machine FILE");
+  }
+  return text;
+}
+
 json_t *attend_pack_prediction(const struct attend *attend) {
   struct favor_prediction prediction;
   return predict(attend, &prediction) ? attend_pack_seconds(&prediction.seconds) : json_null();
@@ -51,5 +69,9 @@ json_t *attend_pack_prediction(const struct attend *attend) {
 
 void attend_print_prediction(const struct attend *attend) {
   struct favor_prediction prediction;
-  if (predict(attend, &prediction)) attend_print_seconds("expected", &prediction.seconds);
+  char rates[OPTION_TEXT_BYTES + 128];
+  if (!predict(attend, &prediction)) return;
+  attend_print_seconds("expected", &prediction.seconds);
+  if (attend_has_rates(attend) && !prediction.is_rate_measured)
+    printf("           %s\n", attend_describe_rates(attend, &prediction, rates, sizeof rates));
 }

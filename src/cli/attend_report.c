@@ -163,8 +163,9 @@ static void print_table(const struct attend *attend, const struct summary *summa
            : info->is_strictly_causal ? "; strictly causal"
                                       : "; not strictly causal");
   }
-  printf("  run      %d ranks as %s, %d threads, kernel %s, scan %s\n", favor_context_size(attend->context),
-         summary->grid, info->threads, info->kernel, info->scan);
+  printf("  run      %d rank%s as %s, %d thread%s, kernel %s, scan %s\n", favor_context_size(attend->context),
+         favor_context_size(attend->context) == 1 ? "" : "s", summary->grid, info->threads,
+         info->threads == 1 ? "" : "s", info->kernel, info->scan);
   printf("  seconds ");
   for (int i = 0; i < ATTEND_N_PHASES; i++) {
     printf(" %s %.3f%s", phase_names[i], summary->seconds[i], i + 1 < ATTEND_N_PHASES ? "," : "\n");

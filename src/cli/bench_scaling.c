@@ -165,7 +165,10 @@ static enum favor_status execute(struct scaling *scaling, struct scaling_point *
   const double cpu_begin = bench_cpu_now_s(), begin = clock_now_s();
   status = favor_plan_execute(point->plan, &q, &k, &v, &out);
   times[SCALING_WALL] = clock_now_s() - begin;
-  times[SCALING_LOST_SHARE] = 1 - (bench_cpu_now_s() - cpu_begin) / (times[SCALING_WALL] * point->info.threads);
+  /* A rank without work only waits, and loses nothing. */
+  const bool has_work = n > 0 && point->shard.head_end > point->shard.head_begin;
+  const double cpu_share = (bench_cpu_now_s() - cpu_begin) / (times[SCALING_WALL] * point->info.threads);
+  times[SCALING_LOST_SHARE] = has_work ? 1 - cpu_share : 0;
   if (status != FAVOR_OK) return status;
   struct favor_plan_times plan_times;
   favor_plan_times(point->plan, &plan_times);
@@ -278,12 +281,9 @@ static enum favor_status run_all(struct scaling *scaling) {
 
 /* Collective. */
 static enum favor_status prepare(struct scaling *scaling, struct replacement *file) {
-  const struct options *options = scaling->command->options;
   scaling->points = memory_zeroed(SCALING_MOST_POINTS, sizeof *scaling->points);
   if (!scaling->points) {
     fail_memory(scaling);
-  } else if (options->n_operands > 1) {
-    dist_fail(scaling->context, FAVOR_EUSAGE, "bench scaling takes no file; leave %.64s out", options->operands[1]);
   } else {
     scaling_list(scaling);
     if (!dist_has_failed(scaling->context) && command_is_speaker(scaling->command)) scaling_file_open(scaling, file);

@@ -197,6 +197,28 @@ static enum favor_status bench_kernel(struct command *command) {
   return status == FAVOR_OK ? dist_agree(command->context, DIST_SITE_COMMAND, 0, "") : status;
 }
 
+/* What another kind of bench takes, and this one would leave unread. */
+static void check_words(const struct command *command, const char *what) {
+  static const struct {
+    enum option_key key;
+    const char *kind; /* that alone takes it */
+  } parts[] = {{OPTION_MODES, "scaling"},      {OPTION_SCANS, "scaling"},
+               {OPTION_RANKS_LIST, "scaling"}, {OPTION_TOKENS_LIST, "scaling"},
+               {OPTION_ROUNDS, "scaling"},     {OPTION_CSV, "scaling"},
+               {OPTION_OUTPUT, "io"}};
+  const struct options *options = command->options;
+  if (options->n_operands > 1 && strcmp(what, "io") != 0) {
+    dist_fail(command->context, FAVOR_EUSAGE, "bench %s takes no file; leave %.64s out", what, options->operands[1]);
+    return;
+  }
+  for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+    if (strcmp(what, parts[i].kind) == 0 || !option_is_active(options, parts[i].key)) continue;
+    dist_fail(command->context, FAVOR_EUSAGE, "--%s belongs to bench %s; bench %s has no use for it: leave it out",
+              option_at(parts[i].key)->name, parts[i].kind, what);
+    return;
+  }
+}
+
 enum favor_status cmd_bench(struct command *command) {
   static const struct {
     const char *name;
@@ -209,7 +231,10 @@ enum favor_status cmd_bench(struct command *command) {
   if (kind == N_KINDS) {
     dist_fail(command->context, FAVOR_EUSAGE, "nothing to benchmark is called '%.64s'; there are: kernel, scaling, io",
               what);
-  } else if (command_is_speaker(command) && option_is_active(command->options, OPTION_MACHINE)) {
+  } else {
+    check_words(command, what);
+  }
+  if (kind < N_KINDS && command_is_speaker(command) && option_is_active(command->options, OPTION_MACHINE)) {
     machine_check(command->context, options_text(command->options, OPTION_MACHINE));
   }
   const enum favor_status status = dist_agree(command->context, DIST_SITE_COMMAND, 0, "");

@@ -74,7 +74,8 @@ static void print_overview(void) {
        "\n"
        "Exit codes:\n"
        "  0 done                     1 verification failed      64 usage                 65 bad data\n"
-       "  70 internal or MPI error   73 output not creatable    74 reading or writing    78 bad configuration file");
+       "  70 internal or MPI error   73 output not creatable    74 reading or writing    75 stopped: --resume\n"
+       "  78 bad configuration file");
 }
 
 enum favor_status cmd_help(struct command *command) {

@@ -98,17 +98,11 @@ static json_t *pack(const struct attend *attend, const struct favor_job *job,
   return NULL;
 }
 
-/* Is it the kernels' rates that the seconds follow from? */
-static bool has_states(const struct favor_problem *problem) {
-  return problem->method == FAVOR_METHOD_FAVOR && problem->window < 0;
-}
-
 static void print_table(const struct attend *attend, const struct favor_job *job,
                         const struct favor_prediction *prediction) {
   const struct favor_problem *problem = &attend->problem;
   const struct options *options = attend->command->options;
-  const char *machine = options_text(options, OPTION_MACHINE);
-  char state[32], plan[32], held[32], read[32], written[32], sent[32];
+  char state[32], plan[32], held[32], read[32], written[32], sent[32], rates[OPTION_TEXT_BYTES + 128];
   printf("plan for %s\n", options->n_operands > 0 ? options->operands[0] : options_text(options, OPTION_SHAPE));
   printf("  shape    batch %lld, heads %lld (key heads %lld), tokens %lld, widths %lld and %lld, segments %lld\n",
          (long long)problem->batch, (long long)problem->heads, (long long)problem->kv_heads, (long long)problem->tokens,
@@ -118,8 +112,8 @@ static void print_table(const struct attend *attend, const struct favor_job *job
          (long long)job->nodes, job->threads, prediction->kernel);
   printf("  grid     %lldx%lld heads by tokens (%s), scan %s\n", (long long)prediction->grid_heads,
          (long long)prediction->grid_tokens, prediction->grid_reason, prediction->scan);
-  printf("  schedule %lld blocks of at most %lld tokens a rank, in runs of %lld\n", (long long)prediction->n_blocks,
-         (long long)prediction->block_tokens, (long long)prediction->run_tokens);
+  printf("  schedule %lld block%s of at most %lld tokens a rank, in runs of %lld\n", (long long)prediction->n_blocks,
+         prediction->n_blocks == 1 ? "" : "s", (long long)prediction->block_tokens, (long long)prediction->run_tokens);
   printf("  memory   %s a rank: plan %s, blocks and buffers %s\n",
          report_bytes((double)(prediction->memory_bytes + prediction->held_bytes), state),
          report_bytes((double)prediction->memory_bytes, plan), report_bytes((double)prediction->held_bytes, held));
@@ -130,11 +124,10 @@ static void print_table(const struct attend *attend, const struct favor_job *job
   printf("  files    %s read, %s written\n", report_bytes((double)prediction->bytes_read, read),
          report_bytes((double)prediction->bytes_written, written));
   attend_print_seconds("seconds", &prediction->seconds);
-  if (!has_states(problem)) return;
+  if (!attend_has_rates(attend)) return;
   printf("  figures  a token and head: absorb %.0f ns, emit %.0f, causal pass %.0f, %s\n",
          1e9 * prediction->rate.absorb_s, 1e9 * prediction->rate.emit_s, 1e9 * prediction->rate.causal_s,
-         prediction->is_rate_measured ? machine
-                                      : "default figures; measure this machine with favor bench kernel --machine FILE");
+         attend_describe_rates(attend, prediction, rates, sizeof rates));
 }
 
 /* Collective, before the prediction: the problem, and of which file it is. */

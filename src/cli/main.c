@@ -39,7 +39,7 @@ static void parse(struct favor_context *context, int n_words, char **words, stru
   struct status status = {0};
   if (n_words == 0) {
     dist_fail(context, FAVOR_EUSAGE,
-              "no command; usage: favor attend | make | verify | inspect | plan | bench | version | help ...; "
+              "no command; usage: favor attend | make | verify | inspect | plan | bench | study | version | help ...; "
               "see `favor help`");
     return;
   }

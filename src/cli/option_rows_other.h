@@ -197,7 +197,7 @@
                        SETTING,
                        .letter = 'o',
                        .argument = "OUT",
-                       .help = "the file to write; of a study: the directory"},
+                       .help = "the file to write; of a study and of bench io: the directory"},
     [OPTION_OVERWRITE] = {.name = "overwrite",
                           .commands = COMMAND_ATTEND | COMMAND_MAKE | COMMAND_STUDY | COMMAND_BENCH,
                           .kind = KIND_FLAG,

@@ -45,7 +45,7 @@
                              .most = MOST_TOKENS,
                              SETTING,
                              .argument = "N",
-                             .help = "read and computed at once; auto follows --memory"},
+                             .help = "read and computed at once, rounded up to whole runs of tokens; auto follows --memory"},
     [OPTION_MEMORY] = {.name = "memory",
                        .commands = COMMAND_ATTEND | COMMAND_STUDY | COMMAND_BENCH,
                        .kind = KIND_BYTES,

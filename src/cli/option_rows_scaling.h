@@ -37,7 +37,7 @@
                        .most = 10000,
                        SETTING,
                        .argument = "R",
-                       .help = "scaling: how often each run is repeated"},
+                       .help = "scaling: how often each run is repeated, 5 times or more"},
     [OPTION_CSV] = {.name = "csv",
                     .commands = COMMAND_BENCH,
                     .kind = KIND_TEXT,

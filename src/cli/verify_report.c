@@ -135,8 +135,9 @@ static void print_method(const struct verify *verify) {
 
 static void print_table(const struct verify *verify, const struct verdict *verdict) {
   const struct check_head *worst = &verdict->heads[verdict->worst_head];
-  printf("%s: %lld rows of %lld heads, checked against %s (", verify->out_path, (long long)verify->recompute.n_rows,
-         (long long)verify->recompute.heads, verify->in_path);
+  printf("%s: %lld row%s of %lld head%s, checked against %s (", verify->out_path, (long long)verify->recompute.n_rows,
+         verify->recompute.n_rows == 1 ? "" : "s", (long long)verify->recompute.heads,
+         verify->recompute.heads == 1 ? "" : "s", verify->in_path);
   print_method(verify);
   if (verify->definition.definition == CHECK_NONE) {
     printf("  against the definition      not done: method %s has none that single rows tell\n", verify->method);

@@ -70,10 +70,10 @@ void plan_fit_whole(struct favor_plan *plan) {
   plan->schedule.block_tokens = tokens;
   if (bound == 0 || fixed + bytes <= bound) return;
   dist_fail(plan->context, FAVOR_EUSAGE,
-            "%lld bytes of memory a rank are too few: %lld are needed, as %s keeps a rank's tokens in memory; use more "
-            "ranks%s",
-            (long long)bound, (long long)(fixed + bytes), plan->method ? "this method" : "a run that is not streamed",
-            plan->method ? "" : ", or stream");
+            "%lld bytes of memory a rank are too few: %lld are needed as a grid of %lldx%lld, as %s keeps a rank's "
+            "tokens in memory; use more ranks%s",
+            (long long)bound, (long long)(fixed + bytes), (long long)plan->grid.heads, (long long)plan->grid.tokens,
+            plan->method ? "this method" : "a run that is not streamed", plan->method ? "" : ", or stream");
 }
 
 static int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -123,9 +123,11 @@ void plan_fit_block(struct favor_plan *plan, const struct plan_needs *needs) {
     int64_t bytes = n_held * token_bytes * (asked > 0 ? block : least);
     dist_fail(
         plan->context, FAVOR_EUSAGE,
-        "%lld bytes of memory a rank are too few: %lld are needed (%lld for states, scratch and buffers, %lld for "
-        "%lld blocks)",
-        (long long)bound, (long long)(fixed + bytes), (long long)fixed, (long long)bytes, (long long)n_held);
+        "%lld bytes of memory a rank are too few: %lld are needed as a grid of %lldx%lld (%lld for states, scratch "
+        "and buffers, %lld for %lld block%s)%s",
+        (long long)bound, (long long)(fixed + bytes), (long long)plan->grid.heads, (long long)plan->grid.tokens,
+        (long long)fixed, (long long)bytes, (long long)n_held, n_held == 1 ? "" : "s",
+        favor_context_size(plan->context) == 1 ? "" : "; another --grid HxT may need less");
   }
   schedule->block_tokens = block;
   schedule->window_tokens = schedule_window_tokens(schedule->n_parts, block, run);
