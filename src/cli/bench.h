@@ -106,8 +106,8 @@ double bench_cpu_now_s(void);
 enum favor_status bench_run(struct bench *bench, const struct bench_work *work);
 
 /* Collective, for --machine: the rates of all works and kernels into the machine file, each the mean of what all ranks
- * measure at once; and the costs of the network, where there are ranks to measure it between. best: the ISA of the peak
- * that goes with the rates. */
+ * measure at once; and the costs of the network, between whatever ranks there are, and of merging states. best: the ISA
+ * of the peak that goes with the rates. */
 enum favor_status bench_store_rates(const struct bench *bench, enum peak_isa best);
 enum favor_status bench_store_network(const struct command *command);
 

@@ -172,7 +172,6 @@ enum favor_status bench_store_rates(const struct bench *bench, enum peak_isa bes
 
 enum favor_status bench_store_network(const struct command *command) {
   struct dist_probe probe;
-  if (favor_context_size(command->context) < 2) return FAVOR_OK;
   enum favor_status status = dist_probe(command->context, &probe);
   if (status == FAVOR_OK && command_is_speaker(command)) {
     machine_store_network(command->context, options_text(command->options, OPTION_MACHINE), &probe);

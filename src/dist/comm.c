@@ -6,7 +6,6 @@
 #include <string.h>
 
 #include "base/memory.h"
-#include "dist/watch.h"
 
 /* Whether every rank of comm could allocate. Before there is a context, memory is all that ranks can differ in. */
 static int agree_on_memory(MPI_Comm comm, bool has_memory, bool *all_have) {
@@ -16,16 +15,15 @@ static int agree_on_memory(MPI_Comm comm, bool has_memory, bool *all_have) {
   return mpi_code;
 }
 
-/* The machines that the ranks of comm run on: each has one first rank. */
-static int count_nodes(MPI_Comm comm, int rank, int *n_nodes) {
-  MPI_Comm node = MPI_COMM_NULL;
-  int node_rank = 0;
-  int mpi_code = MPI_Comm_split_type(comm, MPI_COMM_TYPE_SHARED, rank, MPI_INFO_NULL, &node);
+/* The machines that the ranks of comm run on: each has one lowest rank. */
+static int find_nodes(MPI_Comm comm, struct favor_context *context) {
+  MPI_Comm here = MPI_COMM_NULL;
+  int mpi_code = MPI_Comm_split_type(comm, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &here);
   if (mpi_code != MPI_SUCCESS) return mpi_code;
-  mpi_code = MPI_Comm_rank(node, &node_rank);
-  MPI_Comm_free(&node);
-  *n_nodes = node_rank == 0;
-  return mpi_code == MPI_SUCCESS ? MPI_Allreduce(MPI_IN_PLACE, n_nodes, 1, MPI_INT, MPI_SUM, comm) : mpi_code;
+  mpi_code = MPI_Allreduce(&context->rank, &context->node, 1, MPI_INT, MPI_MIN, here);
+  if (mpi_code == MPI_SUCCESS) mpi_code = MPI_Comm_free(&here);
+  context->n_nodes = context->node == context->rank;
+  return mpi_code == MPI_SUCCESS ? MPI_Allreduce(MPI_IN_PLACE, &context->n_nodes, 1, MPI_INT, MPI_SUM, comm) : mpi_code;
 }
 
 enum favor_status favor_context_create(MPI_Comm comm, struct favor_context **context) {
@@ -39,20 +37,16 @@ enum favor_status favor_context_create(MPI_Comm comm, struct favor_context **con
   if (mpi_code == MPI_SUCCESS && all_have) {
     MPI_Comm_rank(duplicate, &made->rank);
     MPI_Comm_size(duplicate, &made->size);
-    mpi_code = count_nodes(duplicate, made->rank, &made->n_nodes);
+    mpi_code = find_nodes(duplicate, made);
   }
-  if (mpi_code != MPI_SUCCESS) {
+  if (mpi_code != MPI_SUCCESS || !all_have) {
     free(made);
-    return FAVOR_EMPI;
-  }
-  if (!all_have) {
-    free(made);
-    MPI_Comm_free(&duplicate);
-    return FAVOR_ENOMEM;
+    /* To free is collective, and where MPI failed the others may never come to it (as in favor_context_destroy). */
+    if (mpi_code == MPI_SUCCESS) MPI_Comm_free(&duplicate);
+    return mpi_code != MPI_SUCCESS ? FAVOR_EMPI : FAVOR_ENOMEM;
   }
   made->comm = duplicate;
   made->costs = favor_costs_default();
-  made->node = -1;
   *context = made;
   return FAVOR_OK;
 }
@@ -72,16 +66,7 @@ int favor_context_size(const struct favor_context *context) { return context->si
 
 enum favor_status dist_node(struct favor_context *context, int *node) {
   *node = context->node;
-  if (context->is_dead) return FAVOR_EMPI;
-  if (context->node >= 0) return FAVOR_OK;
-  MPI_Comm here = MPI_COMM_NULL;
-  dist_watch_enter(context->watch, "finding the ranks of each node");
-  int mpi_code = MPI_Comm_split_type(context->comm, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &here);
-  if (mpi_code == MPI_SUCCESS) mpi_code = MPI_Allreduce(&context->rank, node, 1, MPI_INT, MPI_MIN, here);
-  if (mpi_code == MPI_SUCCESS) mpi_code = MPI_Comm_free(&here);
-  dist_watch_leave(context->watch);
-  if (mpi_code == MPI_SUCCESS) context->node = *node;
-  return dist_check(context, mpi_code, "finding the ranks of each node");
+  return context->is_dead ? FAVOR_EMPI : FAVOR_OK;
 }
 
 enum favor_status dist_fail(struct favor_context *context, enum favor_status code, const char *format, ...) {

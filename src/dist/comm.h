@@ -33,7 +33,7 @@ struct favor_context {
   int rank, size;
   int n_nodes;                     /* machines that the ranks run on */
   struct favor_costs costs;        /* of moving and merging states */
-  int node;                        /* the lowest rank on the same machine; -1: not asked for yet (dist_node) */
+  int node;                        /* the lowest rank on the same machine */
   bool is_dead;                    /* an MPI call failed: communicate no more */
   struct status pending;           /* the first local error since the last agreement */
   char message[STATUS_TEXT_BYTES]; /* of the last agreed error */
@@ -59,7 +59,7 @@ static inline bool dist_has_failed(const struct favor_context *context) { return
  * returned. `what` names the step. */
 enum favor_status dist_check(struct favor_context *context, int mpi_code, const char *what);
 
-/* Collective: the lowest rank that shares this rank's machine. On failure (FAVOR_EMPI) records and returns it. */
+/* Local: the lowest rank that shares this rank's machine. FAVOR_EMPI where the context is dead. */
 enum favor_status dist_node(struct favor_context *context, int *node);
 
 /* Local: from now on the agreement at `site` fails on `rank` with FAVOR_EINTERNAL, after `skip` passes. */

@@ -58,15 +58,10 @@ static void probe_link(struct favor_context *context, struct pair pair, void *bu
 
 /* Collective: of the nodes, named by their lowest rank, one that has two ranks; and two nodes. */
 static enum favor_status find_pairs(struct favor_context *context, struct pair *within, struct pair *between) {
-  MPI_Comm node = MPI_COMM_NULL;
-  int leader = context->rank;
-  int mpi_code = MPI_Comm_split_type(context->comm, MPI_COMM_TYPE_SHARED, context->rank, MPI_INFO_NULL, &node);
-  if (mpi_code == MPI_SUCCESS) mpi_code = MPI_Bcast(&leader, 1, MPI_INT, 0, node);
-  if (node != MPI_COMM_NULL) MPI_Comm_free(&node);
   /* The lowest rank that is not the first of its node, and the lowest that is on another node than rank 0. */
-  const int none = context->size;
+  const int none = context->size, leader = context->node;
   int second[2] = {leader != context->rank ? context->rank : none, leader != 0 ? context->rank : none};
-  if (mpi_code == MPI_SUCCESS) mpi_code = MPI_Allreduce(MPI_IN_PLACE, second, 2, MPI_INT, MPI_MIN, context->comm);
+  int mpi_code = MPI_Allreduce(MPI_IN_PLACE, second, 2, MPI_INT, MPI_MIN, context->comm);
   int first = context->rank == second[0] ? leader : none;
   if (mpi_code == MPI_SUCCESS) mpi_code = MPI_Allreduce(MPI_IN_PLACE, &first, 1, MPI_INT, MPI_MIN, context->comm);
   *within = second[0] < none ? (struct pair){first, second[0]} : (struct pair){-1, -1};
