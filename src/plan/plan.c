@@ -82,12 +82,8 @@ static bool may_meet(const struct favor_plan *plan) {
   const int64_t n_parts = plan->grid.tokens;
   if (!schedule_has_states(&plan->schedule) || n_parts == 1) return false;
   if (plan->problem.is_streamed) return true;
-  for (int64_t part = 0; part < n_parts; part++) {
-    struct span spans[2];
-    tokens_spans(&plan->tokens, (struct range){0, plan->tokens.n_tokens}, n_parts, part, spans);
-    if (spans[0].is_member || spans[1].is_member) return true;
-  }
-  return false;
+  struct span_walk walk = tokens_walk_spans(&plan->tokens, (struct range){0, plan->tokens.n_tokens}, n_parts);
+  return tokens_next_span(&walk);
 }
 
 static struct cost_job job_of(const struct favor_plan *plan) {
