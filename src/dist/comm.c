@@ -64,11 +64,6 @@ void favor_context_forget(struct favor_context *context) { status_clear(&context
 int favor_context_rank(const struct favor_context *context) { return context->rank; }
 int favor_context_size(const struct favor_context *context) { return context->size; }
 
-enum favor_status dist_node(struct favor_context *context, int *node) {
-  *node = context->node;
-  return context->is_dead ? FAVOR_EMPI : FAVOR_OK;
-}
-
 enum favor_status dist_fail(struct favor_context *context, enum favor_status code, const char *format, ...) {
   char text[STATUS_TEXT_BYTES];
   va_list arguments;

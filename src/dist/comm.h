@@ -59,9 +59,6 @@ static inline bool dist_has_failed(const struct favor_context *context) { return
  * returned. `what` names the step. */
 enum favor_status dist_check(struct favor_context *context, int mpi_code, const char *what);
 
-/* Local: the lowest rank that shares this rank's machine. FAVOR_EMPI where the context is dead. */
-enum favor_status dist_node(struct favor_context *context, int *node);
-
 /* Local: from now on the agreement at `site` fails on `rank` with FAVOR_EINTERNAL, after `skip` passes. */
 void dist_inject(struct favor_context *context, enum dist_site site, int rank, int skip);
 /* Local: the same from text, "SITE RANK SKIP"; or, with "SITE RANK SKIP stall SECONDS", the rank comes to the agreement

@@ -58,9 +58,9 @@ static enum favor_status create_mpi_objects(struct dist_group *group) {
 }
 
 /* Collective over the axis. */
-static enum favor_status share_nodes(struct dist_group *group, int node) {
+static enum favor_status share_nodes(struct dist_group *group) {
   dist_watch_enter(group->context->watch, "finding the ranks of each node");
-  int mpi_code = MPI_Allgather(&node, 1, MPI_INT, group->node_of, 1, MPI_INT, group->comm);
+  int mpi_code = MPI_Allgather(&group->context->node, 1, MPI_INT, group->node_of, 1, MPI_INT, group->comm);
   dist_watch_leave(group->context->watch);
   return dist_check(group->context, mpi_code, "finding the ranks of each node");
 }
@@ -160,10 +160,8 @@ enum favor_status dist_group_create(struct favor_context *context, int color, co
   struct dist_group *made = color < 0 ? NULL : allocate_group(context, shape, scan);
   const bool lacks_memory = color >= 0 && !made;
   if (lacks_memory) dist_fail(context, FAVOR_ENOMEM, "no memory for a group of ranks");
-  int node = 0;
   MPI_Comm comm = MPI_COMM_NULL;
-  enum favor_status status = knows_nodes(scan) ? dist_node(context, &node) : FAVOR_OK;
-  if (status == FAVOR_OK) status = split(context, color, made, &comm);
+  enum favor_status status = split(context, color, made, &comm);
   if (!made || status != FAVOR_OK) {
     if (made) free_group(made);
     return lacks_memory ? FAVOR_ENOMEM : status;
@@ -173,7 +171,7 @@ enum favor_status dist_group_create(struct favor_context *context, int color, co
   /* From here on a failure leaves the group to be destroyed: freeing its communicator is collective. */
   *group = made;
   status = create_mpi_objects(made);
-  if (status == FAVOR_OK && made->node_of) status = share_nodes(made, node);
+  if (status == FAVOR_OK && made->node_of) status = share_nodes(made);
   if (status == FAVOR_OK) status = allocate_lanes(made);
   if (status == FAVOR_OK) dist_group_set(made, 0, made->axis_size);
   return status;
