@@ -42,7 +42,8 @@ endmacro()
 function(favor_add_unit_test name)
   favor_test_executable(${name} ${ARGN})
   add_test(NAME ${name} COMMAND ${name})
-  set_tests_properties(${name} PROPERTIES TIMEOUT ${arg_TIMEOUT} LABELS unit ENVIRONMENT "OPENBLAS_NUM_THREADS=1")
+  set_tests_properties(${name} PROPERTIES TIMEOUT ${arg_TIMEOUT} LABELS unit
+                                           ENVIRONMENT "OPENBLAS_NUM_THREADS=1;OMP_WAIT_POLICY=passive")
 endfunction()
 
 function(favor_add_mpi_test name)
@@ -66,5 +67,7 @@ function(favor_add_script_test name script)
   endif()
   math(EXPR arg_TIMEOUT "${FAVOR_TEST_PATIENCE} * ${arg_TIMEOUT}")
   add_test(NAME ${name} COMMAND ${PROJECT_SOURCE_DIR}/tests/${script} ${arg_UNPARSED_ARGUMENTS})
-  set_tests_properties(${name} PROPERTIES TIMEOUT ${arg_TIMEOUT} SKIP_RETURN_CODE 77 LABELS script)
+  # Tests that take all processors wait for those that take one: of these the long ones, which are scripts, go first, or
+  # the last of them would run with nothing beside it.
+  set_tests_properties(${name} PROPERTIES TIMEOUT ${arg_TIMEOUT} SKIP_RETURN_CODE 77 LABELS script COST 10)
 endfunction()

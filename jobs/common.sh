@@ -95,6 +95,11 @@ mpi_environment_shared() {
   # Bound to cores, two runs would take the same ones.
   export OMPI_MCA_hwloc_base_binding_policy=none
   export OMPI_MCA_mpi_yield_when_idle=1
+  # Threads too: a thread that spins at a barrier keeps the core from the one that it waits for.
+  export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
+  # Messages go by shared memory and TCP. Left to choose, Open MPI first has PSM2 and others look for the devices of fast
+  # networks, which takes half of a launch.
+  export OMPI_MCA_pml=${OMPI_MCA_pml:-ob1}
   # hwloc asks ten X servers on localhost for graphics cards whenever a rank starts, which takes seconds in a chroot or
   # container that has no /etc/hosts.
   export HWLOC_COMPONENTS=-gl
