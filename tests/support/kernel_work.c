@@ -93,11 +93,20 @@ struct problem problem_create(int precision, enum side side, int64_t d, int64_t 
   return p;
 }
 
-/* y = x H, Sylvester's H from its definition. */
-static void times_hadamard(int64_t n, const double *x, double *y) {
-  for (int64_t j = 0; j < n; j++) {
-    y[j] = 0;
-    for (int64_t i = 0; i < n; i++) y[j] += __builtin_popcountll((unsigned long long)(i & j)) % 2 == 0 ? x[i] : -x[i];
+/* Sylvester's matrix of this order, from its definition. The caller frees it. */
+static double *hadamard_create(int64_t n) {
+  double *h = calloc((size_t)(n * n), sizeof *h);
+  for (int64_t i = 0; i < n; i++)
+    for (int64_t j = 0; j < n; j++) h[i * n + j] = __builtin_parityll((unsigned long long)(i & j)) ? -1 : 1;
+  return h;
+}
+
+/* y = x H */
+static void times_hadamard(int64_t n, const double *h, const double *x, double *y) {
+  for (int64_t j = 0; j < n; j++) y[j] = 0;
+  for (int64_t i = 0; i < n; i++) {
+    if (x[i] == 0) continue; /* all but one of them, at first */
+    for (int64_t j = 0; j < n; j++) y[j] += x[i] * h[i * n + j];
   }
 }
 
@@ -105,7 +114,7 @@ void problem_take_hadamard(struct problem *p) {
   int64_t m = p->shape.directions, d = p->shape.key_width, n = 1;
   while (n < d) n *= 2;
   int64_t n_signs = (1 + 2 * ((m + n - 1) / n)) * n;
-  double *x = calloc((size_t)n, sizeof *x), *y = calloc((size_t)n, sizeof *y);
+  double *x = calloc((size_t)n, sizeof *x), *y = calloc((size_t)n, sizeof *y), *h = hadamard_create(n);
   p->shape.hadamard_width = n;
   p->signs = calloc((size_t)n_signs, sizeof *p->signs);
   p->lengths = calloc((size_t)m, sizeof *p->lengths);
@@ -114,16 +123,17 @@ void problem_take_hadamard(struct problem *p) {
     const double *own = p->signs + (1 + 2 * (r / n)) * n;
     p->lengths[r] = sqrt((double)n) * (0.8 + 0.4 * problem_uniform());
     for (int64_t i = 0; i < n; i++) x[i] = i == r % n;
-    times_hadamard(n, x, y);
+    times_hadamard(n, h, x, y);
     for (int64_t i = 0; i < n; i++) y[i] *= own[n + i];
-    times_hadamard(n, y, x);
+    times_hadamard(n, h, y, x);
     for (int64_t i = 0; i < n; i++) x[i] *= own[i];
-    times_hadamard(n, x, y);
+    times_hadamard(n, h, x, y);
     for (int64_t i = 0; i < d; i++) {
       double w = p->lengths[r] * pow((double)n, -1.5) * y[i] * p->signs[i];
       p->w[r * d + i] = real_rounded(p->precision, w);
     }
   }
+  free(h);
   free(x);
   free(y);
 }
