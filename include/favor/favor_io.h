@@ -1,7 +1,8 @@
 /* favor_io: tensors from and to HDF5 files, shared by all ranks of a context.
  *
- * Reading makes no MPI call: each rank opens the file with the serial driver. Writing goes through a temporary file
- * that rank 0 lays out, every rank fills with checked positioned writes, and rank 0 renames (doc/file-format.md).
+ * Reading makes no MPI call: each rank opens the file with the serial driver; only where it is asked for do ranks read
+ * together, through MPI-IO. Writing goes through a temporary file that rank 0 lays out, every rank fills with checked
+ * positioned writes, and rank 0 renames (doc/file-format.md).
  * Errors are as in favor.h: local functions leave theirs with the context, collective ones agree.
  */
 #ifndef FAVOR_FAVOR_IO_H
@@ -41,7 +42,24 @@ struct favor_tensor;
  * up to 64 MiB (or one chunk). */
 FAVOR_API enum favor_status favor_tensor_open(struct favor_context *context, const char *path, const char *name,
                                               enum favor_layout layout, struct favor_tensor **tensor);
-/* Local. Accepts NULL, sets it to NULL. */
+
+/* How favor_tensor_read_all reads. */
+enum favor_io_mode {
+  FAVOR_IO_DIRECT = 0, /* each rank by itself, without MPI */
+  FAVOR_IO_MPIO        /* the ranks together, by collective reads of parallel HDF5 through MPI-IO */
+};
+
+/* Collective. As favor_tensor_open, for FAVOR_IO_DIRECT the same. With FAVOR_IO_MPIO each rank opens the file twice, as
+ * above and then together with the others, and MPI-IO takes memory of its own. Besides, all ranks give the same mode
+ * (FAVOR_EUSAGE), and a dataset must not be virtual (FAVOR_EDATA). Of Open MPI's implementations of MPI-IO use ROMIO
+ * (OMPI_MCA_io=^ompio): OMPIO may call a read that failed a success.
+ *
+ * Where a rank fails in a collective read, others may never return from it. That rank waits for them for some seconds;
+ * then it returns FAVOR_EMPI, with the error in favor_context_message, and its context communicates no more. */
+FAVOR_API enum favor_status favor_tensor_open_mode(struct favor_context *context, const char *path, const char *name,
+                                                   enum favor_layout layout, enum favor_io_mode mode,
+                                                   struct favor_tensor **tensor);
+/* Local; of a tensor with FAVOR_IO_MPIO collective, unless the context is dead. Accepts NULL, sets it to NULL. */
 FAVOR_API void favor_tensor_close(struct favor_tensor **tensor);
 /* Local. Bytes of memory that an open tensor takes: its buffer, and what HDF5's cache of chunks may grow to. */
 FAVOR_API int64_t favor_tensor_memory_bytes(const struct favor_tensor *tensor);
@@ -55,6 +73,15 @@ FAVOR_API void favor_tensor_shape(const struct favor_tensor *tensor, struct favo
 FAVOR_API enum favor_status favor_tensor_read(struct favor_tensor *tensor, int64_t head_begin, int64_t head_end,
                                               int64_t token_begin, int64_t token_end, enum favor_precision precision,
                                               void *data);
+
+/* Collective. As favor_tensor_read, and that it went well on all ranks; data are the same bits in either mode. Each
+ * rank gives its own ranges, of different sizes or empty. With FAVOR_IO_MPIO the ranks read together and call MPI, so
+ * that only a thread that may do so can ask for it; they make the same number of collective calls, and one that has an
+ * error pending ends it for all. favor_tensor_read and lanes read such a tensor too, each rank by itself. Errors: as
+ * favor_tensor_read, and FAVOR_EMPI. */
+FAVOR_API enum favor_status favor_tensor_read_all(struct favor_tensor *tensor, int64_t head_begin, int64_t head_end,
+                                                  int64_t token_begin, int64_t token_end,
+                                                  enum favor_precision precision, void *data);
 
 /* Collective. Reads the 1-D int64 dataset `name` on rank 0 and broadcasts it. Absent and !is_required: *n_values = 0
  * and *values = NULL, FAVOR_OK. The caller frees *values with free(). Errors: FAVOR_EIO, FAVOR_EDATA, FAVOR_ENOMEM. */
@@ -198,8 +225,8 @@ FAVOR_API enum favor_status favor_output_resume(struct favor_context *context, c
  *
  * HDF5 is not thread-safe. Contiguous tensors and all writes go without it; but from the moment that a chunked tensor
  * is to be read until the wait for that read, the caller makes no call that enters HDF5: of this header all that open,
- * close, create or finish files, read chunked tensors or small data, or set attributes. And a tensor or an output that
- * the lane has jobs for is used through the lane only, until the wait for the last of them. */
+ * close, create or finish files, read chunked tensors or small data, read through MPI-IO, or set attributes. And a
+ * tensor or an output that the lane has jobs for is used through the lane only, until the wait for the last of them. */
 struct favor_lane;
 
 /* What a lane did, from its creation on. */

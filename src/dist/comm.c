@@ -113,6 +113,7 @@ const char *dist_site_name(enum dist_site site) {
       [DIST_SITE_ESTIMATE] = "estimate",
       [DIST_SITE_RUN_END] = "run-end",
       [DIST_SITE_TENSOR_OPEN] = "tensor-open",
+      [DIST_SITE_TENSOR_READ] = "tensor-read",
       [DIST_SITE_DATA_READ] = "data-read",
       [DIST_SITE_OUTPUT_CREATE] = "output-create",
       [DIST_SITE_OUTPUT_FINISH] = "output-finish",

@@ -20,7 +20,8 @@ enum dist_site {
   DIST_SITE_ESTIMATE,    /* before moments meet */
   DIST_SITE_RUN_END,     /* the outcome of a run */
   DIST_SITE_TENSOR_OPEN,
-  DIST_SITE_DATA_READ, /* int64, double, attributes */
+  DIST_SITE_TENSOR_READ, /* all ranks together */
+  DIST_SITE_DATA_READ,   /* int64, double, attributes */
   DIST_SITE_OUTPUT_CREATE,
   DIST_SITE_OUTPUT_FINISH,
   DIST_SITE_CHECKPOINT, /* writing and opening one */

@@ -238,6 +238,25 @@ void hdf5_type_describe(hid_t id, char *text, size_t size) {
     snprintf(text, size, "%s", class >= 0 && class < H5T_NCLASSES && names[class] ? names[class] : "unknown");
 }
 
+bool hdf5_read_slab(hid_t dataset, hid_t memory_type, hid_t transfer, const struct favor_tensor_shape *shape,
+                    const struct slab *slab, void *buffer) {
+  int64_t start[4] = {0}, count[4] = {1, 1, 1, 1};
+  hsize_t h5_start[4], h5_count[4];
+  if (slab) slab_hyperslab(shape, slab, start, count);
+  for (int i = 0; i < shape->n_dims; i++) {
+    h5_start[i] = (hsize_t)start[i];
+    h5_count[i] = (hsize_t)count[i];
+  }
+  hid_t file_space = H5Dget_space(dataset);
+  hid_t memory_space = H5Screate_simple(shape->n_dims, h5_count, NULL);
+  bool is_selected = slab ? H5Sselect_hyperslab(file_space, H5S_SELECT_SET, h5_start, NULL, h5_count, NULL) >= 0
+                          : H5Sselect_none(file_space) >= 0 && H5Sselect_none(memory_space) >= 0;
+  bool is_read = is_selected && H5Dread(dataset, memory_type, memory_space, file_space, transfer, buffer) >= 0;
+  hdf5_release(memory_space);
+  hdf5_release(file_space);
+  return is_read;
+}
+
 enum favor_status hdf5_status_read(struct status *status, const char *path, const char *name) {
   struct hdf5_reason reason = hdf5_reason();
   if (reason.is_filter)

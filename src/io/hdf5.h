@@ -11,6 +11,7 @@
 #include <favor/favor_io.h>
 
 #include "base/status.h"
+#include "io/slab.h"
 
 /* HDF5 prints its error stack unless told otherwise. Between begin and end it does not; end restores what the calling
  * program had set. */
@@ -58,6 +59,11 @@ hid_t hdf5_type_create(enum favor_type type);
 hid_t hdf5_type_native_order(hid_t id);
 /* A name for people, e.g. "a 32-bit integer". */
 void hdf5_type_describe(hid_t id, char *text, size_t size);
+
+/* Reads a slab, which lies in one batch, in the order of the dataset; nothing where it is NULL, as a rank may take part
+ * in a collective transfer. */
+bool hdf5_read_slab(hid_t dataset, hid_t memory_type, hid_t transfer, const struct favor_tensor_shape *shape,
+                    const struct slab *slab, void *buffer);
 
 /* Records that reading a dataset failed: FAVOR_EDATA where the data cannot be decoded, else FAVOR_EIO. */
 enum favor_status hdf5_fail_read(struct favor_context *context, const char *path, const char *name);

@@ -10,6 +10,7 @@
 #include "base/memory.h"
 #include "dist/agree.h"
 #include "io/hdf5.h"
+#include "io/mpio.h"
 #include "io/positioned.h"
 #include "io/slab.h"
 #include "io/type.h"
@@ -31,6 +32,7 @@ struct favor_tensor {
   int64_t buffer_bytes;
   int64_t cache_bytes; /* HDF5's, of chunks */
   void *buffer;
+  struct mpio *mpio; /* FAVOR_IO_MPIO: how ranks read together */
 };
 
 /* ---- opening ----------------------------------------------------------------------------------------------------- */
@@ -237,20 +239,41 @@ static enum favor_status agree_on_shape(struct favor_tensor *tensor) {
   return dist_agree(tensor->context, DIST_SITE_TENSOR_OPEN, 0, "");
 }
 
+/* Local: parallel HDF5 reads no virtual dataset, which only says where in other files its parts are. */
+static void check_collective(const struct favor_tensor *tensor) {
+  if (tensor->dataset < 0) return; /* contiguous */
+  hid_t properties = H5Dget_create_plist(tensor->dataset);
+  if (H5Pget_layout(properties) == H5D_VIRTUAL)
+    dist_fail(tensor->context, FAVOR_EDATA,
+              "dataset %s of %s is virtual, which MPI-IO cannot read; read it by --io direct", tensor->name,
+              tensor->path);
+  hdf5_release(properties);
+}
+
 enum favor_status favor_tensor_open(struct favor_context *context, const char *path, const char *name,
                                     enum favor_layout layout, struct favor_tensor **tensor) {
+  return favor_tensor_open_mode(context, path, name, layout, FAVOR_IO_DIRECT, tensor);
+}
+
+enum favor_status favor_tensor_open_mode(struct favor_context *context, const char *path, const char *name,
+                                         enum favor_layout layout, enum favor_io_mode mode,
+                                         struct favor_tensor **tensor) {
   struct hdf5_quiet quiet;
   struct favor_tensor *opened = allocate(context, path, name, layout);
   if (opened) {
     hdf5_quiet_begin(&quiet);
     open_local(opened);
+    if (mode == FAVOR_IO_MPIO && !dist_has_failed(context)) check_collective(opened);
     hdf5_quiet_end(&quiet);
   }
   uint64_t digest = dist_digest(DIST_DIGEST_START, path, strlen(path) + 1);
   digest = dist_digest(digest, name, strlen(name) + 1);
   digest = dist_digest(digest, &layout, sizeof layout);
+  digest = dist_digest(digest, &mode, sizeof mode);
   enum favor_status status = dist_agree(context, DIST_SITE_TENSOR_OPEN, digest, "tensors to open");
   if (status == FAVOR_OK) status = agree_on_shape(opened);
+  if (status == FAVOR_OK && mode == FAVOR_IO_MPIO)
+    status = mpio_open(context, opened->path, opened->name, &opened->mpio);
   if (status != FAVOR_OK) favor_tensor_close(&opened);
   *tensor = opened;
   return status;
@@ -261,6 +284,7 @@ void favor_tensor_close(struct favor_tensor **tensor) {
   *tensor = NULL;
   if (!closed) return;
   struct hdf5_quiet quiet;
+  mpio_close(&closed->mpio);
   hdf5_quiet_begin(&quiet);
   hdf5_release(closed->memory_type);
   hdf5_release(closed->dataset);
@@ -304,22 +328,10 @@ static enum favor_status read_contiguous(const struct favor_tensor *tensor, cons
 
 static enum favor_status read_hyperslab(const struct favor_tensor *tensor, const struct slab *piece, void *buffer,
                                         struct status *status) {
-  int64_t start[4], count[4];
-  hsize_t h5_start[4], h5_count[4];
   struct hdf5_quiet quiet;
-  slab_hyperslab(&tensor->shape, piece, start, count);
-  for (int i = 0; i < tensor->shape.n_dims; i++) {
-    h5_start[i] = (hsize_t)start[i];
-    h5_count[i] = (hsize_t)count[i];
-  }
   hdf5_quiet_begin(&quiet);
-  hid_t file_space = H5Dget_space(tensor->dataset);
-  hid_t memory_space = H5Screate_simple(tensor->shape.n_dims, h5_count, NULL);
-  if (H5Sselect_hyperslab(file_space, H5S_SELECT_SET, h5_start, NULL, h5_count, NULL) < 0 ||
-      H5Dread(tensor->dataset, tensor->memory_type, memory_space, file_space, H5P_DEFAULT, buffer) < 0)
+  if (!hdf5_read_slab(tensor->dataset, tensor->memory_type, H5P_DEFAULT, &tensor->shape, piece, buffer))
     hdf5_status_read(status, tensor->path, tensor->name);
-  hdf5_release(memory_space);
-  hdf5_release(file_space);
   hdf5_quiet_end(&quiet);
   return status->code;
 }
@@ -373,4 +385,55 @@ enum favor_status favor_tensor_read(struct favor_tensor *tensor, int64_t head_be
   struct status status = {0};
   tensor_read(tensor, &slab, precision, data, &status);
   return dist_fail_status(tensor->context, &status);
+}
+
+/* ---- reading together -------------------------------------------------------------------------------------------- */
+
+/* The array's pieces, of as many heads of a batch as fit (or a chunk has): the larger a piece, the fewer collective
+ * calls. All ranks make as many as the one that has most pieces. */
+static enum favor_status read_together(struct favor_tensor *tensor, const struct slab *slab,
+                                       enum favor_precision precision, void *data) {
+  const struct favor_tensor_shape *shape = &tensor->shape;
+  const int64_t group_heads = shape->is_contiguous ? shape->heads : tensor->group_heads;
+  struct slab_walk walk = slab_walk_start(shape, slab, group_heads, false, tensor->buffer_bytes), counted = walk;
+  int64_t n_pieces = 0;
+  while (slab_walk_next(&counted)) n_pieces++;
+  enum favor_status status = dist_max_int64(tensor->context, &n_pieces, 1);
+  for (int64_t i = 0; i < n_pieces && status == FAVOR_OK; i++) {
+    const bool has_piece = slab_walk_next(&walk);
+    status = mpio_read(tensor->mpio, shape, has_piece ? &walk.piece : NULL, tensor->buffer);
+    if (status == FAVOR_OK && has_piece) slab_decode(&walk, tensor->buffer, precision, data);
+  }
+  return status;
+}
+
+/* HDF5 takes what lies behind the end of a file for zeros, so one that shrank while it was read tells nobody. */
+static void check_length(const struct favor_tensor *tensor) {
+  struct stat stat;
+  if (tensor->fd < 0) return; /* as HDF5 reads it */
+  const int64_t end = tensor->offset + slab_dataset_bytes(&tensor->shape);
+  struct status status = {0};
+  if (fstat(tensor->fd, &stat) != 0)
+    fail_positioned(tensor, errno, end, &status);
+  else if (stat.st_size < end)
+    fail_positioned(tensor, POSITIONED_END, end, &status);
+  dist_fail_status(tensor->context, &status);
+}
+
+enum favor_status favor_tensor_read_all(struct favor_tensor *tensor, int64_t head_begin, int64_t head_end,
+                                        int64_t token_begin, int64_t token_end, enum favor_precision precision,
+                                        void *data) {
+  const struct slab slab = {head_begin, head_end, token_begin, token_end};
+  struct status status = {0};
+  if (!slab_is_inside(&slab, &tensor->shape))
+    fail_range(tensor, &slab, &status);
+  else if (!tensor->mpio)
+    tensor_read(tensor, &slab, precision, data, &status);
+  dist_fail_status(tensor->context, &status);
+  enum favor_status outcome = dist_agree(tensor->context, DIST_SITE_TENSOR_READ, 0, "");
+  if (outcome != FAVOR_OK || !tensor->mpio) return outcome;
+  outcome = read_together(tensor, &slab, precision, data);
+  if (outcome != FAVOR_OK) return outcome;
+  check_length(tensor);
+  return dist_agree(tensor->context, DIST_SITE_TENSOR_READ, 0, "");
 }

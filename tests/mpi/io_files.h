@@ -194,6 +194,35 @@ static inline bool holds_values(const char *path, const char *name, const struct
   return is_right;
 }
 
+/* Chunks of several heads that divide no dimension. */
+static inline hid_t chunked(const struct favor_tensor_shape *shape, bool is_compressed) {
+  const hsize_t heads_first[4] = {2, 3, 10, 4}, tokens_first[4] = {2, 10, 3, 4}, flat[2] = {10, 4};
+  const hsize_t *chunk = shape->layout == FAVOR_TOKENS_FIRST ? tokens_first : heads_first;
+  hid_t creation = H5Pcreate(H5P_DATASET_CREATE);
+  H5Pset_chunk(creation, shape->n_dims, shape->n_dims == 2 ? flat : chunk + 4 - shape->n_dims);
+  if (is_compressed) H5Pset_shuffle(creation);
+  if (is_compressed) H5Pset_deflate(creation, 4);
+  return creation;
+}
+
+enum storage { CONTIGUOUS, BIG_ENDIAN_ORDER, CHUNKED, COMPRESSED, COMPACT, N_STORAGES };
+
+/* One rank. The known values in one of the ways in which HDF5 stores them. */
+static inline bool write_stored(const char *path, const struct favor_tensor_shape *shape, enum storage storage) {
+  hid_t creation = storage == CHUNKED || storage == COMPRESSED ? chunked(shape, storage == COMPRESSED)
+                                                               : H5Pcreate(H5P_DATASET_CREATE);
+  if (storage == COMPACT) H5Pset_layout(creation, H5D_COMPACT);
+  bool is_written = write_tensor(path, "q", shape, storage == BIG_ENDIAN_ORDER, creation);
+  H5Pclose(creation);
+  return is_written;
+}
+
+/* Collective: HDF5 refuses to make a file anew while a rank has it open. */
+static inline void close_everywhere(struct favor_tensor **tensor) {
+  favor_tensor_close(tensor);
+  MPI_Barrier(MPI_COMM_WORLD);
+}
+
 /* ---- slabs in memory --------------------------------------------------------------------------------------------- */
 
 static inline size_t precision_bytes(enum favor_precision precision) {

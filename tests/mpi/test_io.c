@@ -15,17 +15,6 @@ static struct favor_tensor_shape shape_of(enum favor_layout layout, int n_dims, 
                                      .layout = layout};
 }
 
-/* Chunks of several heads that divide no dimension. */
-static hid_t chunked(const struct favor_tensor_shape *shape, bool is_compressed) {
-  const hsize_t heads_first[4] = {2, 3, 10, 4}, tokens_first[4] = {2, 10, 3, 4}, flat[2] = {10, 4};
-  const hsize_t *chunk = shape->layout == FAVOR_TOKENS_FIRST ? tokens_first : heads_first;
-  hid_t creation = H5Pcreate(H5P_DATASET_CREATE);
-  H5Pset_chunk(creation, shape->n_dims, shape->n_dims == 2 ? flat : chunk + 4 - shape->n_dims);
-  if (is_compressed) H5Pset_shuffle(creation);
-  if (is_compressed) H5Pset_deflate(creation, 4);
-  return creation;
-}
-
 /* The whole, this rank's tokens, heads across a batch, single rows, and nothing. */
 static bool reads_all_ranges(struct favor_tensor *tensor, const struct favor_tensor_shape *s,
                              enum favor_precision precision) {
@@ -50,23 +39,6 @@ static bool opens_and_reads(struct scratch *scratch, const char *path, const str
   for (size_t i = 0; i < LENGTH(precisions); i++) is_right = is_right && reads_all_ranges(tensor, &s, precisions[i]);
   favor_tensor_close(&tensor);
   return is_right && tensor == NULL;
-}
-
-/* Collective: HDF5 refuses to make a file anew while a rank has it open. */
-static void close_everywhere(struct favor_tensor **tensor) {
-  favor_tensor_close(tensor);
-  MPI_Barrier(MPI_COMM_WORLD);
-}
-
-enum storage { CONTIGUOUS, BIG_ENDIAN_ORDER, CHUNKED, COMPRESSED, COMPACT, N_STORAGES };
-
-static bool write_stored(const char *path, const struct favor_tensor_shape *shape, enum storage storage) {
-  hid_t creation = storage == CHUNKED || storage == COMPRESSED ? chunked(shape, storage == COMPRESSED)
-                                                               : H5Pcreate(H5P_DATASET_CREATE);
-  if (storage == COMPACT) H5Pset_layout(creation, H5D_COMPACT);
-  bool is_written = write_tensor(path, "q", shape, storage == BIG_ENDIAN_ORDER, creation);
-  H5Pclose(creation);
-  return is_written;
 }
 
 static void test_every_layout_type_and_storage(void **state) {
