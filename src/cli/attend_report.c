@@ -92,14 +92,15 @@ static json_t *pack(const struct attend *attend, const struct summary *summary) 
   const struct favor_plan_info *info = &attend->info;
   json_t *object = report_object(attend->command);
   json_t *more = json_pack(
-      "{s:i, s:s, s:s, s:s, s:s, s:o, s:o, s:f, s:f, s:I, s:I, s:o, s:I, s:b, s:I, s:I, s:o, s:o}", "threads",
-      info->threads, "binding", info->binding, "kernel", info->kernel, "grid", summary->grid, "scan", info->scan,
-      "shape", attend_pack_shape(&attend->problem), "seconds", pack_seconds(summary), "tokens_per_s",
-      summary->tokens_per_s, "gflops", summary->gflops, "peak_memory_bytes", (json_int_t)summary->peak_bytes,
-      "bytes_sent", (json_int_t)summary->bytes_sent, "communication", pack_communication(summary), "state_bytes",
-      (json_int_t)info->state_bytes, "strictly_causal", (int)info->is_strictly_causal, "checkpoints",
-      (json_int_t)attend->n_checkpoints, "resumed_at", (json_int_t)attend->resumed.position.tokens_emitted,
-      "certificate", pack_certificate(attend), "pilot", pack_pilot(attend));
+      "{s:i, s:s, s:s, s:s, s:s, s:s, s:o, s:o, s:f, s:f, s:I, s:I, s:o, s:I, s:b, s:I, s:I, s:o, s:o}", "threads",
+      info->threads, "binding", info->binding, "kernel", info->kernel, "grid", summary->grid, "scan", info->scan, "io",
+      options_text(attend->command->options, OPTION_IO), "shape", attend_pack_shape(&attend->problem), "seconds",
+      pack_seconds(summary), "tokens_per_s", summary->tokens_per_s, "gflops", summary->gflops, "peak_memory_bytes",
+      (json_int_t)summary->peak_bytes, "bytes_sent", (json_int_t)summary->bytes_sent, "communication",
+      pack_communication(summary), "state_bytes", (json_int_t)info->state_bytes, "strictly_causal",
+      (int)info->is_strictly_causal, "checkpoints", (json_int_t)attend->n_checkpoints, "resumed_at",
+      (json_int_t)attend->resumed.position.tokens_emitted, "certificate", pack_certificate(attend), "pilot",
+      pack_pilot(attend));
   bool is_complete = object && more && json_object_update(object, more) == 0 &&
                      json_object_set_new(object, "predicted_seconds", attend_pack_prediction(attend)) == 0;
   json_decref(more);
@@ -163,9 +164,9 @@ static void print_table(const struct attend *attend, const struct summary *summa
            : info->is_strictly_causal ? "; strictly causal"
                                       : "; not strictly causal");
   }
-  printf("  run      %d rank%s as %s, %d thread%s, kernel %s, scan %s\n", favor_context_size(attend->context),
+  printf("  run      %d rank%s as %s, %d thread%s, kernel %s, scan %s, io %s\n", favor_context_size(attend->context),
          favor_context_size(attend->context) == 1 ? "" : "s", summary->grid, info->threads,
-         info->threads == 1 ? "" : "s", info->kernel, info->scan);
+         info->threads == 1 ? "" : "s", info->kernel, info->scan, options_text(options, OPTION_IO));
   printf("  seconds ");
   for (int i = 0; i < ATTEND_N_PHASES; i++) {
     printf(" %s %.3f%s", phase_names[i], summary->seconds[i], i + 1 < ATTEND_N_PHASES ? "," : "\n");

@@ -14,32 +14,49 @@ struct stream {
   int n_held;                       /* blocks in memory: with one there is nothing to read ahead into */
   unsigned loaded[ATTEND_N_BLOCKS]; /* FAVOR_NEEDS_... that was ever read into each */
   int64_t read;                     /* ticket of the block that is read last */
+  int64_t written[ATTEND_N_BLOCKS]; /* of each block that is written last; -1: none */
 };
 
 static struct attend_block *held(const struct stream *stream, int64_t index) {
   return &stream->attend->blocks[index % stream->n_held];
 }
 
-/* Asks for what a block needs; its arrays are free, since the block that had them last is computed. */
-static void read_block(struct stream *stream, int64_t index) {
+/* What a block has of an input. */
+struct part {
+  struct favor_tensor *tensor;
+  int64_t head_begin, head_end, token_begin, token_end; /* none where the block does not need it */
+  void *to;
+};
+enum { N_INPUTS = 3 };
+
+/* In the order in which they are read. Its arrays are free, since the block that had them last is computed. */
+static void find_parts(struct stream *stream, int64_t index, struct part parts[N_INPUTS]) {
   struct attend *attend = stream->attend;
   const struct favor_shard *shard = &attend->shard;
   const struct attend_block *to = held(stream, index);
-  enum favor_precision precision = attend->problem.precision;
   struct favor_block block;
-  if (index >= stream->n_blocks) return;
   favor_plan_block(attend->plan, index, &block);
   if (attend->mode == ATTEND_ARITHMETIC) block.needs &= ~stream->loaded[index % stream->n_held];
   stream->loaded[index % stream->n_held] |= block.needs;
-  int64_t begin = block.token_begin, end = block.token_end, kv_begin = shard->kv_head_begin,
-          kv_end = shard->kv_head_end;
-  if (block.needs & FAVOR_NEEDS_K)
-    stream->read = favor_lane_read(attend->lane, attend->inputs.k, kv_begin, kv_end, begin, end, precision, to->k);
-  if (block.needs & FAVOR_NEEDS_V)
-    stream->read = favor_lane_read(attend->lane, attend->inputs.v, kv_begin, kv_end, begin, end, precision, to->v);
-  if (block.needs & FAVOR_NEEDS_Q)
-    stream->read = favor_lane_read(attend->lane, attend->inputs.q, shard->head_begin, shard->head_end, begin, end,
-                                   precision, to->q);
+  const int64_t begin = block.token_begin, end = block.token_end;
+  const int64_t kv_begin = shard->kv_head_begin, kv_end = shard->kv_head_end;
+  const bool has_k = block.needs & FAVOR_NEEDS_K, has_v = block.needs & FAVOR_NEEDS_V,
+             has_q = block.needs & FAVOR_NEEDS_Q;
+  parts[0] = (struct part){attend->inputs.k, kv_begin, kv_end, begin, has_k ? end : begin, to->k};
+  parts[1] = (struct part){attend->inputs.v, kv_begin, kv_end, begin, has_v ? end : begin, to->v};
+  parts[2] = (struct part){attend->inputs.q, shard->head_begin, shard->head_end, begin, has_q ? end : begin, to->q};
+}
+
+/* Asks the lane for what a block needs. */
+static void read_ahead(struct stream *stream, int64_t index) {
+  struct part parts[N_INPUTS];
+  if (index >= stream->n_blocks) return;
+  find_parts(stream, index, parts);
+  for (const struct part *part = parts; part < parts + N_INPUTS; part++) {
+    if (part->token_begin == part->token_end) continue;
+    stream->read = favor_lane_read(stream->attend->lane, part->tensor, part->head_begin, part->head_end,
+                                   part->token_begin, part->token_end, stream->attend->problem.precision, part->to);
+  }
 }
 
 static enum favor_status run_block(struct stream *stream, int64_t index, const struct favor_block *block) {
@@ -61,17 +78,44 @@ static void write_block(struct stream *stream, int64_t index, const struct favor
   const struct favor_shard *shard = &attend->shard;
   if (!(block->needs & FAVOR_NEEDS_OUT) || dist_has_failed(attend->context) || attend->mode == ATTEND_ARITHMETIC)
     return;
-  favor_lane_write(attend->lane, attend->output, 0, shard->head_begin, shard->head_end, block->token_begin,
-                   block->token_end, attend->problem.precision, held(stream, index)->out);
+  stream->written[index % stream->n_held] =
+      favor_lane_write(attend->lane, attend->output, 0, shard->head_begin, shard->head_end, block->token_begin,
+                       block->token_end, attend->problem.precision, held(stream, index)->out);
 }
 
-/* The block's arrays are read, and its outputs have room: the lane works in order, and what wrote them was asked for
- * before this was read. */
-static void wait_for_block(struct stream *stream) {
+/* What the lane was to read is read, and the block's outputs have room. */
+static void wait_for_block(struct stream *stream, int64_t index) {
   struct attend *attend = stream->attend;
+  const int64_t written = stream->written[index % stream->n_held];
+  const int64_t last = stream->read > written ? stream->read : written;
   const double start = clock_now_s();
-  if (stream->read >= 0) favor_lane_wait(attend->lane, stream->read);
+  if (last >= 0) favor_lane_wait(attend->lane, last);
   attend->seconds[ATTEND_READ] += clock_now_s() - start;
+}
+
+/* Collective: all ranks read what they need of a block, or nothing. The thread that calls MPI does, so nothing is read
+ * ahead. */
+static enum favor_status read_together(struct stream *stream, int64_t index) {
+  struct attend *attend = stream->attend;
+  struct part parts[N_INPUTS];
+  enum favor_status status = FAVOR_OK;
+  const double start = clock_now_s();
+  find_parts(stream, index, parts);
+  for (const struct part *part = parts; part < parts + N_INPUTS && status == FAVOR_OK; part++)
+    status = favor_tensor_read_all(part->tensor, part->head_begin, part->head_end, part->token_begin, part->token_end,
+                                   attend->problem.precision, part->to);
+  attend->seconds[ATTEND_READ] += clock_now_s() - start;
+  return status;
+}
+
+/* A block's arrays are read when this returns; the lane has begun with the next one's, unless ranks read together. */
+static enum favor_status fetch_block(struct stream *stream, int64_t index) {
+  const bool is_together = options_integer(stream->attend->command->options, OPTION_IO) == FAVOR_IO_MPIO;
+  if (!is_together && (index == 0 || stream->n_held == 1)) read_ahead(stream, index);
+  wait_for_block(stream, index);
+  if (is_together) return read_together(stream, index);
+  if (stream->n_held > 1) read_ahead(stream, index + 1);
+  return FAVOR_OK;
 }
 
 static void wait_for_writes(struct stream *stream) {
@@ -126,10 +170,8 @@ static enum favor_status run_blocks(struct stream *stream, struct progress *prog
   for (int64_t i = 0; i < stream->n_blocks; i++) {
     struct favor_block block;
     favor_plan_block(attend->plan, i, &block);
-    if (i == 0 || stream->n_held == 1) read_block(stream, i);
-    wait_for_block(stream);
-    if (stream->n_held > 1) read_block(stream, i + 1);
-    enum favor_status status = run_block(stream, i, &block);
+    enum favor_status status = fetch_block(stream, i);
+    if (status == FAVOR_OK) status = run_block(stream, i, &block);
     if (status != FAVOR_OK) return status;
     write_block(stream, i, &block);
     done += block.token_end - block.token_begin;
@@ -160,7 +202,8 @@ static void take_times(struct attend *attend) {
 }
 
 enum favor_status attend_stream(struct attend *attend) {
-  struct stream stream = {.attend = attend, .n_held = attend->info.is_streamed ? ATTEND_N_BLOCKS : 1, .read = -1};
+  struct stream stream = {
+      .attend = attend, .n_held = attend->info.is_streamed ? ATTEND_N_BLOCKS : 1, .read = -1, .written = {-1, -1}};
   struct progress progress;
   enum favor_status status = attend_begin(attend);
   if (status != FAVOR_OK) return status;

@@ -23,6 +23,7 @@ static enum favor_status open_inputs(struct attend *attend) {
       .segments = options_text(options, OPTION_SEGMENTS),
       .is_segments_required = option_is_active(options, OPTION_SEGMENTS),
       .layout = (enum favor_layout)options_integer(options, OPTION_LAYOUT),
+      .io = (enum favor_io_mode)options_integer(options, OPTION_IO),
   };
   return inputs_open(attend->context, options->operands[0], &names, &attend->inputs);
 }

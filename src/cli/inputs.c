@@ -62,9 +62,9 @@ static void check_shapes(struct favor_context *context, const char *path, const 
 }
 
 static enum favor_status open_tensor(struct favor_context *context, const char *path, const char *name,
-                                     enum favor_layout layout, struct favor_tensor **tensor,
+                                     const struct input_names *names, struct favor_tensor **tensor,
                                      struct favor_tensor_shape *shape) {
-  enum favor_status status = favor_tensor_open(context, path, name, layout, tensor);
+  enum favor_status status = favor_tensor_open_mode(context, path, name, names->layout, names->io, tensor);
   if (status == FAVOR_OK) favor_tensor_shape(*tensor, shape);
   return status;
 }
@@ -86,12 +86,12 @@ static enum favor_status read_segments(struct favor_context *context, const char
 enum favor_status inputs_open(struct favor_context *context, const char *path, const struct input_names *names,
                               struct inputs *inputs) {
   memset(inputs, 0, sizeof *inputs);
-  enum favor_status status = open_tensor(context, path, names->query, names->layout, &inputs->q, &inputs->q_shape);
+  enum favor_status status = open_tensor(context, path, names->query, names, &inputs->q, &inputs->q_shape);
   if (status == FAVOR_OK) {
-    status = open_tensor(context, path, names->key, names->layout, &inputs->k, &inputs->k_shape);
+    status = open_tensor(context, path, names->key, names, &inputs->k, &inputs->k_shape);
   }
   if (status == FAVOR_OK) {
-    status = open_tensor(context, path, names->value, names->layout, &inputs->v, &inputs->v_shape);
+    status = open_tensor(context, path, names->value, names, &inputs->v, &inputs->v_shape);
   }
   if (status == FAVOR_OK) {
     check_shapes(context, path, names, inputs);

@@ -8,6 +8,7 @@ struct input_names {
   const char *query, *key, *value, *segments; /* datasets */
   bool is_segments_required;                  /* else: used if the file has it */
   enum favor_layout layout;
+  enum favor_io_mode io;
 };
 
 struct inputs {
@@ -17,12 +18,12 @@ struct inputs {
   int64_t n_segments;
 };
 
-/* Collective. Errors: those of favor_tensor_open and favor_int64_read; FAVOR_EDATA where shapes do not match.
+/* Collective. Errors: those of favor_tensor_open_mode and favor_int64_read; FAVOR_EDATA where shapes do not match.
  * On failure there is nothing to close. */
 enum favor_status inputs_open(struct favor_context *context, const char *path, const struct input_names *names,
                               struct inputs *inputs);
 
-/* Local. */
+/* Local; where they are read through MPI-IO collective. */
 void inputs_close(struct inputs *inputs);
 
 /* Sets batch, heads, kv_heads, tokens, widths and segments of the problem. Local; the segments stay the inputs'. */

@@ -20,6 +20,8 @@ static void set_environment(void) {
   /* Open MPI keeps a semaphore for every open file, by name, in /dev/shm; one that a killed run left behind makes the
    * next run hang. Nothing here needs shared file pointers. */
   setenv("OMPI_MCA_sharedfp", "^sm", 0);
+  /* MPI-IO by ROMIO, which says where a read failed; OMPIO, which Open MPI prefers, may not. */
+  setenv("OMPI_MCA_io", "^ompio", 0);
   /* Files are only read through HDF5 while others may read them, also on file systems without locks. */
   setenv("HDF5_USE_FILE_LOCKING", "FALSE", 0);
   signal(SIGPIPE, SIG_IGN); /* a closed stdout is a failed write, with a message and an exit code */
@@ -88,12 +90,14 @@ static enum favor_status flush_output(struct favor_context *context) {
   return dist_agree(context, DIST_SITE_COMMAND, 0, "");
 }
 
-/* After an MPI failure no rank can speak for all: each that notices says so and ends everything. */
+/* After an MPI failure, or one within a collective read, no rank can speak for all: each that notices says so and ends
+ * everything. */
 static _Noreturn void die(const struct favor_context *context) {
   const char *text = context ? context->pending.text : "";
+  const bool has_reason = context && dist_has_failed(context);
   fprintf(stderr, "favor: error: %s\n", text[0] ? text : "cannot start: MPI failed, or there is no memory");
   fflush(NULL);
-  MPI_Abort(MPI_COMM_WORLD, exit_code(FAVOR_EMPI));
+  MPI_Abort(MPI_COMM_WORLD, exit_code(has_reason ? context->pending.code : FAVOR_EMPI));
   abort();
 }
 

@@ -102,7 +102,8 @@
                    .preset = "direct",
                    SETTING,
                    .argument = "NAME",
-                   .help = "how files are read"},
+                   .help = "how blocks are read: each rank by itself, ahead of the arithmetic; or all together, by "
+                           "collective reads of parallel HDF5 through MPI-IO, for file systems that want it"},
     [OPTION_CHECKPOINT_EVERY] = {.name = "checkpoint-every",
                                  .commands = COMMAND_ATTEND,
                                  .kind = KIND_NUMBER,
