@@ -284,6 +284,13 @@ struct NAME(waiting) {
   const FACTOR *value;    /* their values, scratch->e_row apart: in scratch, or where they came from */
 };
 
+/* What the next causal tile reads, where this one's keys have kept features. */
+struct NAME(ahead) {
+  const FACTOR *key; /* NULL: nothing is asked for */
+  const REAL *value;
+  int64_t value_stride;
+};
+
 struct NAME(scratch) {
   int64_t m_row;       /* M rounded up to panels */
   int64_t key_row;     /* an odd number of vectors, so that rows spread over the sets of a cache */
@@ -313,6 +320,9 @@ struct NAME(scratch) {
   REAL *mixed;         /* [rows of a Hadamard block][LANES]: tokens after the common round */
   REAL *turned;        /* the same: in the rounds of a block */
   struct NAME(waiting) waiting;
+  int64_t kept_stride; /* factors from the features kept of a tile to those of the next; 0: none are kept */
+  struct NAME(ahead) ahead;
+  bool is_cut; /* some key so far did not go together with those before it */
 };
 
 /* Rows of a block of the fast transform; 0 for a dense projection. */
@@ -331,6 +341,9 @@ static size_t NAME(carve)(const struct kernel_shape *shape, void *memory, struct
   scratch->x_row = x_row;
   scratch->e_row = e_row;
   scratch->waiting = (struct NAME(waiting)){.n = 0};
+  scratch->kept_stride = 0;
+  scratch->ahead = (struct NAME(ahead)){.key = NULL};
+  scratch->is_cut = false;
   size_t total = 0;
 #define TAKE(field, count)                                                                                             \
   do {                                                                                                                 \
@@ -369,6 +382,8 @@ static size_t NAME(scratch_bytes)(const struct kernel_shape *shape) {
   return NAME(carve)(shape, NULL, &scratch);
 }
 
+#include "kernel/body_kept.h"
+
 /* A vector of row r of state + sum at the exponents `base` of the tile, which are those of a sum that is not empty. */
 INLINE VEC NAME(moved)(const bool has_state, const bool has_sum, const struct kernel_sum *state,
                        const struct kernel_sum *sum, const struct NAME(scratch) * scratch, int64_t r, int64_t at) {
@@ -397,7 +412,7 @@ INLINE VEC NAME(moved)(const bool has_state, const bool has_sum, const struct ke
 #define KERNEL_OPS(NAME_)                                                                                              \
   {                                                                                                                    \
     .weights_bytes = NAME_(weights_bytes), .pack_weights = NAME_(pack_weights), .scratch_bytes = NAME_(scratch_bytes), \
-    .norms = NAME_(norms), .peaks = NAME_(peaks), .absorb = NAME_(absorb), .emit = NAME_(emit),                        \
-    .causal = NAME_(causal)                                                                                            \
+    .features_bytes = NAME_(features_bytes), .norms = NAME_(norms), .peaks = NAME_(peaks), .absorb = NAME_(absorb),    \
+    .emit = NAME_(emit), .causal = NAME_(causal)                                                                       \
   }
 #endif

@@ -154,12 +154,22 @@ static void NAME(causal_head)(const struct kernel_job *job, const struct kernel_
   }
 }
 
+/* Features of as many of the tile's keys from `begin` as go together, kept or computed; returns how many. */
+static int64_t NAME(causal_keys)(const struct kernel_job *job, const struct kernel_keys *keys, int64_t begin,
+                                 struct kernel_sum *sum, struct NAME(scratch) * scratch) {
+  if (kernel_has_features(CAUSAL_TILE, keys)) {
+    NAME(take_kept)(job, keys, scratch);
+    return keys->n;
+  }
+  struct NAME(tokens) part = NAME(part_of)(keys, begin, keys->n);
+  return NAME(take_keys)(job, &part, sum, scratch);
+}
+
 /* As many tokens from `begin` as go together; returns their end. */
 static int64_t NAME(causal_part)(const struct kernel_job *job, const struct kernel_keys *keys,
                                  const struct kernel_queries *queries, int64_t begin, const struct kernel_sum *state,
                                  struct kernel_sum *sum, struct kernel_sum *before, struct NAME(scratch) * scratch) {
-  struct NAME(tokens) part = NAME(part_of)(keys, begin, keys->n);
-  int64_t n = NAME(take_keys)(job, &part, sum, scratch);
+  int64_t n = NAME(causal_keys)(job, keys, begin, sum, scratch);
   /* Products go through whole blocks of keys. */
   bool is_in_place = n % ROWS == 0 && NAME(are_packed)(job, keys, scratch);
   NAME(bring_values)(is_in_place, job, keys, begin, n, scratch);
@@ -176,6 +186,7 @@ static int64_t NAME(causal_part)(const struct kernel_job *job, const struct kern
   for (int64_t r = job->shape->features; r < scratch->m_row; r++) scratch->query_base[r] = -NAME(NO_FEATURE);
   for (int64_t h = 0; h < queries->n_heads; h++) {
     NAME(causal_head)(job, queries, h, begin, n, before, place, scratch);
+    scratch->ahead.key = NULL;
   }
   NAME(add_part)(job, n, sum, scratch);
   NAME(add_waiting)(job, sum, scratch);

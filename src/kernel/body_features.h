@@ -27,6 +27,8 @@ struct NAME(pass) {
   int64_t x_row;
   bool is_long; /* exponents may be too large for the quick way to integers */
   bool is_first_key, is_guess;
+  struct NAME(ahead) ahead;
+  int64_t key_row; /* of scratch */
   int64_t panel, n_panels;
   int64_t n_directions; /* from the panel's first to the last there is */
   int64_t minus;        /* columns from a direction's plus feature to its minus feature */
@@ -193,22 +195,34 @@ INLINE void NAME(guess_top)(const int n_signs, struct NAME(pass) * pass, VEC u, 
 /* A panel's share of rows [first, first + n_rows): every n_panels-th line is asked to come to the second-level cache.
  * Past the end of an array it is an address and no more. Rows are the inner loop, without branches: these instructions
  * stand between two products. */
-INLINE void NAME(fetch_rows)(const REAL *x, int64_t stride, int64_t width, int64_t first, const int n_rows,
-                             const struct NAME(pass) * pass) {
+INLINE void NAME(fetch_rows)(const int is_written, const REAL *x, int64_t stride, int64_t width, int64_t first,
+                             const int n_rows, const struct NAME(pass) * pass) {
   enum { LINE = 64 / sizeof(REAL) };
   uintptr_t row_bytes = (uintptr_t)stride * sizeof *x, row = (uintptr_t)x + (uintptr_t)first * row_bytes;
   for (int64_t at = pass->panel * LINE; at < width; at += pass->n_panels * LINE) {
     uintptr_t line = row + (uintptr_t)at * sizeof *x;
-    UNROLL for (int i = 0; i < n_rows; i++) __builtin_prefetch((const void *)(line + (uintptr_t)i * row_bytes), 0, 2);
+    UNROLL for (int i = 0; i < n_rows; i++) {
+      const void *address = (const void *)(line + (uintptr_t)i * row_bytes);
+      if (is_written) {
+        __builtin_prefetch(address, 1, 2);
+      } else {
+        __builtin_prefetch(address, 0, 2);
+      }
+    }
   }
 }
 
 /* A panel's share of n_rows tokens of the next tile, while this one is computed with. */
-INLINE void NAME(fetch_ahead)(const struct NAME(pass) * pass, const struct kernel_shape *shape, const int n_rows,
-                              int64_t at) {
+INLINE void NAME(fetch_ahead)(const bool is_key, const struct NAME(pass) * pass, const struct kernel_shape *shape,
+                              const int n_rows, int64_t at) {
   const struct NAME(tokens) *tokens = pass->tokens;
-  NAME(fetch_rows)(tokens->x, tokens->stride, shape->key_width, at + TILE, n_rows, pass);
-  NAME(fetch_rows)(tokens->companion, tokens->companion_stride, shape->value_width, at + TILE, n_rows, pass);
+  NAME(fetch_rows)(0, tokens->x, tokens->stride, shape->key_width, at + TILE, n_rows, pass);
+  NAME(fetch_rows)(0, tokens->companion, tokens->companion_stride, shape->value_width, at + TILE, n_rows, pass);
+  if (!pass->ahead.key) return;
+  NAME(fetch_rows)
+  (is_key, (const REAL *)pass->ahead.key, pass->key_row, shape->features, at / PAIR, n_rows / PAIR, pass);
+  if (is_key) return;
+  NAME(fetch_rows)(0, pass->ahead.value, pass->ahead.value_stride, shape->value_width, at + CAUSAL_TILE, n_rows, pass);
 }
 
 /* h = H + eta of token i, past the last that of the last: -eta, and what the exponents are taken down by. */
@@ -250,7 +264,7 @@ INLINE void NAME(feature_panel)(const bool is_key, const int n_signs, const int 
   int64_t depth = NAME(factors_of)(shape->key_width);
   pass->n_rows = 0;
   for (int64_t at = 0; at < pass->tokens->n; at += ROWS) {
-    NAME(fetch_ahead)(pass, shape, ROWS, at);
+    NAME(fetch_ahead)(is_key, pass, shape, ROWS, at);
     NAME(feature_block)(is_key, n_signs, n_vectors, is_deep, depth, weights, at, pass);
     if (is_key && at == 0 && pass->is_first_key) {
       UNROLL for (int c = 0; c < n_vectors; c++) NAME(set_base)(n_signs, pass, pass->u[0][c], c);

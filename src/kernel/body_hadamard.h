@@ -206,7 +206,7 @@ INLINE void NAME(hadamard_group)(const bool is_key, const int n_signs, const boo
   }
   NAME(mix_tokens)(is_wide, job, pass->tokens, pass->at, scratch->mixed);
   for (int64_t r = 0; r < m; r += LANES, pass->panel++) {
-    NAME(fetch_ahead)(pass, job->shape, LANES, pass->at);
+    NAME(fetch_ahead)(is_key, pass, job->shape, LANES, pass->at);
     pass->n_directions = m - r;
     NAME(hadamard_vector)(is_key, n_signs, is_wide, job, r, minus_eta, n, scratch, pass);
     pass->base += LANES;

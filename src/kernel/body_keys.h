@@ -96,7 +96,9 @@ static void NAME(key_features)(const struct kernel_job *job, const struct NAME(t
                             .x_row = NAME(token_row)(part, scratch),
                             .n_panels = NAME(blocks_of)(directions),
                             .minus = directions,
-                            .row = scratch->key_row};
+                            .row = scratch->key_row,
+                            .key_row = scratch->key_row};
+  if (scratch->kept_stride > 0) pass.ahead.key = features + scratch->kept_stride;
   if (kernel_signs(job->shape) == 2) NAME(pad_features)(true, job->shape, part->n, features, scratch->key_row);
 #ifndef PAIRS
   if (job->shape->hadamard_width > 0) {
@@ -161,6 +163,7 @@ static int64_t NAME(take_keys)(const struct kernel_job *job, const struct NAME(t
                                struct NAME(scratch) * scratch) {
   NAME(key_features)(job, part, sum, scratch);
   if (!NAME(is_beyond)(scratch)) return part->n;
+  scratch->is_cut = true;
   struct NAME(tokens) within = *part;
   within.n = NAME(count_within)(job, part, sum, scratch);
   if (within.n == 0) {
@@ -200,6 +203,7 @@ static void NAME(absorb_range)(const struct kernel_job *job, const struct kernel
     struct NAME(tokens) part = NAME(part_of)(keys, begin, NAME(smaller)(tile_end, end));
     const struct NAME(waiting) *waiting = &scratch->waiting;
     if (waiting->n_parts == MAX_PARTS || waiting->n + part.n > TILE) NAME(add_waiting)(job, sum, scratch);
+    if (keys->features) NAME(enter_part)(keys->features, begin / CAUSAL_TILE, scratch);
     int64_t n = NAME(take_keys)(job, &part, sum, scratch);
     NAME(bring_values)(NAME(are_packed)(job, keys, scratch), job, keys, begin, n, scratch);
     NAME(add_part)(job, n, sum, scratch);
@@ -211,5 +215,7 @@ static void NAME(absorb_range)(const struct kernel_job *job, const struct kernel
 static void NAME(absorb)(const struct kernel_job *job, const struct kernel_keys *keys, struct kernel_sum *sum) {
   struct NAME(scratch) scratch;
   NAME(carve)(job->shape, job->scratch, &scratch);
+  if (keys->features) NAME(keep_keys)(job, keys->features, &scratch);
   NAME(absorb_range)(job, keys, 0, keys->n, sum, &scratch);
+  if (keys->features) keys->features->n = scratch.is_cut ? 0 : keys->n;
 }

@@ -42,7 +42,9 @@ static void NAME(query_features)(const struct kernel_job *job, const struct NAME
                             .token_highest = scratch->token_highest,
                             .n_panels = NAME(blocks_of)(job->shape->directions),
                             .minus = job->shape->directions,
-                            .row = scratch->query_row};
+                            .row = scratch->query_row,
+                            .ahead = scratch->ahead,
+                            .key_row = scratch->key_row};
   NAME(query_pass)(job, base, true, &pass, scratch);
   INTS highest = NAME(splat_int)(-NAME(NO_FEATURE));
   for (int64_t i = 0; i < n; i++) highest = NAME(larger)(highest, scratch->token_highest[i]);

@@ -76,8 +76,19 @@ struct kernel_keys {
   int64_t k_stride;
   const void *v;
   int64_t v_stride;
-  const double *half_norm; /* [n] h of each key */
+  const double *half_norm; /* [n] h of each key; causal: not read where kernel_has_features */
   const void *v_scale;     /* real [E], powers of two that values enter the sum with; NULL: ones */
+  /* NULL; or for absorb, where to keep the features of these keys, which start a tile; or for causal, those of the tile
+   * that the keys are in. */
+  struct kernel_features *features;
+  int64_t features_begin; /* causal: where in that tile the keys start, at a multiple of causal_tokens */
+};
+
+/* The features of a tile of keys, kept by absorb() so that causal() need not compute them again: features_bytes of
+ * memory, aligned to 64, those of one tile after those of the one before. Both passes must come with the same tokens,
+ * and the same sums. */
+struct kernel_features {
+  int64_t n; /* how many keys they are of; 0: of none, as they did not fit the exponents of one sum */
 };
 
 /* The same n tokens of each query head that shares the key head. */
@@ -102,6 +113,7 @@ struct kernel_job {
 };
 
 struct kernel_ops {
+  size_t (*features_bytes)(const struct kernel_shape *shape); /* NULL: this kernel keeps no features */
   size_t (*weights_bytes)(const struct kernel_shape *shape);
   /* factor = sqrt(scale) / ln 2, and with a map sqrt(scale). */
   void (*pack_weights)(const struct kernel_shape *shape, const struct kernel_projection *projection, double factor,
@@ -133,6 +145,13 @@ struct kernel {
   bool has_maps;                               /* of map.h; or else the exponential ones alone */
   struct kernel_ops real[KERNEL_N_PRECISIONS]; /* by enum favor_precision; absorb == NULL where it is missing */
 };
+
+/* Whether causal(), of a kernel with these causal_tokens, takes the features of these keys from keys->features. */
+static inline bool kernel_has_features(int64_t causal_tokens, const struct kernel_keys *keys) {
+  if (!keys->features) return false;
+  const int64_t n = keys->features->n - keys->features_begin;
+  return keys->n == (n < causal_tokens ? n : causal_tokens);
+}
 
 /* A causal row's own tile is lost where its f32 weights are so small that products may have underflowed
  * (intra: their sum, at exponent intra_exponent), unless the state's part (>= 1/2 at state_exponent) dwarfs them. The

@@ -193,6 +193,7 @@ void work_create(const struct kernel *kernel, const struct problem *p, struct wo
 void work_destroy(struct work *w) {
   struct guarded *all[] = {&w->weights, &w->scratch,   &w->exponent,       &w->s, &w->z, &w->out,
                            &w->is_lost, &w->half_norm, &w->query_half_norm};
+  if (w->features.data) guarded_destroy(&w->features);
   for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) guarded_destroy(all[i]);
 }
 
@@ -227,9 +228,36 @@ static struct kernel_queries queries_at(const struct work *w, int64_t t, int64_t
 
 static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
+static int64_t count_tiles(const struct work *w) {
+  return (w->problem->n + w->kernel->tile_tokens - 1) / w->kernel->tile_tokens;
+}
+
+static struct kernel_features *features_of(const struct work *w, int64_t tile) {
+  if (!w->features.data) return NULL;
+  return (struct kernel_features *)(void *)(w->features.data + (size_t)tile * w->features_bytes);
+}
+
+bool work_keep(struct work *w) {
+  if (!w->ops->features_bytes) return false;
+  w->features_bytes = w->ops->features_bytes(&w->problem->shape);
+  assert_int_equal(w->features_bytes % 64, 0);
+  w->features = guarded_create((size_t)count_tiles(w) * w->features_bytes, AT_END);
+  memset(w->features.data, 0xff, (size_t)count_tiles(w) * w->features_bytes);
+  for (int64_t tile = 0; tile < count_tiles(w); tile++) features_of(w, tile)->n = 0;
+  return true;
+}
+
+bool work_has_features(const struct work *w) {
+  for (int64_t tile = 0; tile < count_tiles(w); tile++) {
+    if (features_of(w, tile)->n > 0) return true;
+  }
+  return false;
+}
+
 void work_absorb(struct work *w, int64_t begin, int64_t end) {
   for (int64_t t = begin; t < end; t += w->kernel->tile_tokens) {
     struct kernel_keys keys = keys_at(w, t, smaller(w->kernel->tile_tokens, end - t));
+    keys.features = features_of(w, t / w->kernel->tile_tokens);
     w->ops->absorb(&w->job, &keys, &w->sum);
   }
 }
@@ -272,6 +300,9 @@ void work_causal(struct work *w, int64_t begin, int64_t end, const struct kernel
     struct guarded lost = guarded_create((size_t)(p->n_heads * n) * sizeof(bool), p->side);
     memset(lost.data, 1, (size_t)(p->n_heads * n) * sizeof(bool));
     struct kernel_keys keys = keys_at(w, t, n);
+    keys.features = features_of(w, t / w->kernel->tile_tokens);
+    keys.features_begin = t % w->kernel->tile_tokens;
+    if (kernel_has_features(tile, &keys)) keys.k = keys.half_norm = NULL;
     struct kernel_queries queries = queries_at(w, t, n, (bool *)lost.data);
     w->ops->causal(&w->job, &keys, &queries, state, &w->sum, &before.sum);
     for (int64_t h = 0; h < p->n_heads; h++) {

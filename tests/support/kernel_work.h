@@ -61,6 +61,8 @@ struct work {
   const struct kernel_ops *ops;
   const struct problem *problem;
   struct guarded weights, scratch, exponent, s, z, out, is_lost, half_norm, query_half_norm;
+  struct guarded features; /* of every tile, or data == NULL */
+  size_t features_bytes;   /* of a tile */
   struct kernel_job job;
   struct kernel_sum sum;
 };
@@ -68,6 +70,11 @@ struct work {
 /* `w` points to the problem, which must stay where it is. */
 void work_create(const struct kernel *kernel, const struct problem *p, struct work *w);
 void work_destroy(struct work *w);
+
+/* From here on what absorbs from token 0 keeps features, and causal tiles find them; false: the kernel keeps none. */
+bool work_keep(struct work *w);
+/* Whether the features of some tile are kept. */
+bool work_has_features(const struct work *w);
 
 /* Keys [begin, end) into the sum. */
 void work_absorb(struct work *w, int64_t begin, int64_t end);

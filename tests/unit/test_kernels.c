@@ -71,6 +71,31 @@ static void check_same_sums(const struct work *a, const struct work *b) {
   }
 }
 
+/* Outputs with features kept from an absorbing pass have the bits of those without; returns whether any were kept. */
+static bool compare_kept(const struct work *plain) {
+  const struct problem *p = plain->problem;
+  struct work kept;
+  work_create(plain->kernel, p, &kept);
+  bool has_features = work_keep(&kept);
+  if (has_features) {
+    work_absorb(&kept, 0, p->n);
+    has_features = work_has_features(&kept);
+    kept.sum.is_empty = true;
+    work_causal(&kept, 0, p->n, &work_no_state);
+    check_same_sums(&kept, plain);
+    work_check(memcmp(kept.is_lost.data, plain->is_lost.data, (size_t)(p->n_heads * p->n) * sizeof(bool)) == 0, plain,
+               "loss of rows, with kept features", NAN);
+    for (int64_t i = 0; i < p->n_heads * p->n; i++) {
+      const size_t bytes = (size_t)p->shape.value_width * real_bytes[p->precision], at = (size_t)i * bytes;
+      const bool is_same = memcmp(kept.out.data + at, plain->out.data + at, bytes) == 0;
+      work_check(is_same || ((bool *)plain->is_lost.data)[i], plain, "bits of an output, with kept features; row",
+                 (double)i);
+    }
+  }
+  work_destroy(&kept);
+  return has_features;
+}
+
 /* Everything that a kernel does to a problem. */
 static void compare_problem(const struct kernel *kernel, const struct problem *p) {
   struct work ours, reference, split;
@@ -88,6 +113,8 @@ static void compare_problem(const struct kernel *kernel, const struct problem *p
   work_causal(&reference, 0, p->n, &work_no_state);
   compare_outputs(&split, &reference, true);
   check_same_sums(&ours, &split);
+  const bool has_features = compare_kept(&split);
+  work_check(has_features || p->spread > 1 || !split.ops->features_bytes, &split, "features that are kept", NAN);
   split.sum.is_empty = true;
   work_causal_in_two(&split, kernel->causal_tokens < p->n ? kernel->causal_tokens : 0);
   compare_outputs(&split, &reference, true);
@@ -166,6 +193,7 @@ static void compare_bits(const struct kernel *kernel, const struct problem *p, i
   work_causal(&whole, 0, n, &work_no_state);
   work_absorb(&absorbed, 0, n);
   check_same_sums(&absorbed, &whole);
+  compare_kept(&whole);
   work_causal(&shorter, 0, cut, &work_no_state);
   for (int64_t h = 0; h < p->n_heads; h++) {
     for (int64_t t = 0; t < cut; t++) {
