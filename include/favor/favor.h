@@ -306,6 +306,9 @@ struct favor_plan;
  * touches all memory that execution needs. The problem must be the same on every rank but for `threads` and
  * projection_data. Errors: FAVOR_EUSAGE, FAVOR_EDATA (segments, projection values), FAVOR_ENOMEM, FAVOR_EINTERNAL
  * (LAPACK), FAVOR_EMPI. Sets OpenBLAS to one thread for the whole process: tiles are too small to share.
+ * A causal rank that has to absorb its keys before it computes outputs (a token shard, or threads that share a head)
+ * keeps their features from the one to the other, about M reals a token of a block and key head, as far as
+ * problem.memory_bytes leaves room for them; what is not kept is computed twice. That changes no bit of the outputs.
  * On failure *plan is NULL. The plan keeps using the context, which must outlive it. */
 FAVOR_API enum favor_status favor_plan_create(struct favor_context *context, const struct favor_problem *problem,
                                               struct favor_plan **plan);
@@ -435,6 +438,7 @@ struct favor_plan_info {
   int64_t state_rows;      /* R: features of a key head's state */
   size_t state_bytes;      /* one state of every key head of the problem */
   size_t memory_bytes;     /* what the plan allocated on this rank */
+  size_t kept_bytes;       /* of that, features of keys that are kept between two passes (favor_plan_create) */
   bool is_strictly_causal; /* no output depends on a later token: causal, and nothing is estimated from the data */
   /* Over the whole problem: 4 (M D + R E) a token and query head, causal without intra-tile products; exact,
    * window: 2 (D + E) a query and each key that it attends to; linformer: 2 M (D + E) a token and head, key heads too;

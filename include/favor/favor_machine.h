@@ -42,7 +42,7 @@ FAVOR_API enum favor_status favor_context_set_costs(struct favor_context *contex
 enum { FAVOR_KERNEL_NAME_BYTES = 24 };
 
 /* What a kernel takes for a token and head of one shape, where every query head has a key head of its own, by `threads`
- * threads of one rank together. Seconds, all above 0. */
+ * threads of one rank together. Seconds, above 0. */
 struct favor_rate {
   char kernel[FAVOR_KERNEL_NAME_BYTES];
   enum favor_precision precision;
@@ -53,6 +53,9 @@ struct favor_rate {
   double absorb_s; /* a key and its value into the state */
   double emit_s;   /* a query's output from it */
   double causal_s; /* both, causally */
+  /* The first and the last of these where the key's features are kept from the one to the other (favor_plan_create); 0:
+   * the kernel keeps none, or it was not measured. */
+  double keep_s, kept_s;
 };
 
 /* Files as a rank's I/O thread reads and writes them. */

@@ -11,6 +11,7 @@
 #include "cli/option_table.h"
 #include "cli/statistics.h"
 #include "dist/agree.h"
+#include "plan/rehearse.h"
 
 /* Tokens of a head, enough for several runs on every thread; rounds go on until their time is used. */
 enum { TOKENS = 16384, LEAST_ROUNDS = 5, MOST_ROUNDS = 25 };
@@ -23,6 +24,7 @@ struct subject {
   struct bench_data data;
   struct favor_plan *blocks, *causal;
   double absorb_s[MOST_ROUNDS], emit_s[MOST_ROUNDS], causal_s[MOST_ROUNDS];
+  double keep_s[MOST_ROUNDS], kept_s[MOST_ROUNDS]; /* zeros where the kernel keeps nothing */
 };
 
 static enum favor_status pass_on(const struct bench *bench, enum favor_status status) {
@@ -56,6 +58,17 @@ static enum favor_status execute(const struct bench *bench, const struct subject
   return pass_on(bench, status);
 }
 
+/* Absorbing and a causal pass after it, with the features kept in between. */
+static void rehearse(struct subject *subject, double *keep_s, double *kept_s) {
+  const struct bench_data *data = &subject->data;
+  const int64_t d = data->work.key_width, e = data->work.value_width;
+  const struct favor_input q = {data->q, TOKENS * d, d}, k = {data->k, TOKENS * d, d}, v = {data->v, TOKENS * e, e};
+  const struct favor_output out = {data->out, TOKENS * e, e};
+  const struct block_arrays arrays = {.units = subject->causal->units, .q = &q, .k = &k, .v = &v, .out = &out};
+  *keep_s = *kept_s = 0;
+  rehearse_kept(subject->causal, &arrays, keep_s, kept_s);
+}
+
 /* The first round brings memory and core up to speed, and is not counted. */
 static enum favor_status time_rounds(const struct bench *bench, struct subject *subject, int *n_rounds) {
   const double begin = clock_now_s();
@@ -63,12 +76,16 @@ static enum favor_status time_rounds(const struct bench *bench, struct subject *
   int n = -1;
   while (status == FAVOR_OK && (n < LEAST_ROUNDS || clock_now_s() - begin < seconds_for_rounds) && n < MOST_ROUNDS) {
     struct favor_plan_times blocks, causal;
+    double keep_s, kept_s;
     status = execute(bench, subject, subject->blocks, &blocks);
     if (status == FAVOR_OK) status = execute(bench, subject, subject->causal, &causal);
+    if (status == FAVOR_OK) rehearse(subject, &keep_s, &kept_s);
     if (status == FAVOR_OK && n >= 0) {
       subject->absorb_s[n] = blocks.features_state_s;
       subject->emit_s[n] = blocks.output_s;
       subject->causal_s[n] = causal.output_s;
+      subject->keep_s[n] = keep_s;
+      subject->kept_s[n] = kept_s;
     }
     n++;
   }
@@ -102,7 +119,9 @@ static enum favor_status measure(const struct bench *bench, struct subject *subj
                               .threads = bench->threads,
                               .absorb_s = statistics_median(subject->absorb_s, n) / rows,
                               .emit_s = statistics_median(subject->emit_s, n) / rows,
-                              .causal_s = statistics_median(subject->causal_s, n) / rows};
+                              .causal_s = statistics_median(subject->causal_s, n) / rows,
+                              .keep_s = statistics_median(subject->keep_s, n) / rows,
+                              .kept_s = statistics_median(subject->kept_s, n) / rows};
   strncpy(rate->kernel, subject->kernel->kernel->name, sizeof rate->kernel - 1);
   return FAVOR_OK;
 }
@@ -147,11 +166,13 @@ static int measure_all(const struct bench *bench, struct favor_rate *rates) {
 static enum favor_status average(struct favor_context *context, struct favor_rate *rates, int n) {
   enum favor_status status = FAVOR_OK;
   for (int i = 0; i < n && status == FAVOR_OK; i++) {
-    double seconds[] = {rates[i].absorb_s, rates[i].emit_s, rates[i].causal_s};
-    status = dist_sum_double(context, seconds, 3);
+    double seconds[] = {rates[i].absorb_s, rates[i].emit_s, rates[i].causal_s, rates[i].keep_s, rates[i].kept_s};
+    status = dist_sum_double(context, seconds, 5);
     rates[i].absorb_s = seconds[0] / context->size;
     rates[i].emit_s = seconds[1] / context->size;
     rates[i].causal_s = seconds[2] / context->size;
+    rates[i].keep_s = seconds[3] / context->size;
+    rates[i].kept_s = seconds[4] / context->size;
   }
   return status;
 }

@@ -68,8 +68,9 @@ static void choose_job(const struct attend *attend, int cores, struct favor_job 
 
 static json_t *pack_rate(const struct favor_prediction *prediction) {
   const struct favor_rate *rate = &prediction->rate;
-  return json_pack("{s:f, s:f, s:f, s:b}", "absorb_ns", 1e9 * rate->absorb_s, "emit_ns", 1e9 * rate->emit_s,
-                   "causal_ns", 1e9 * rate->causal_s, "is_measured", (int)prediction->is_rate_measured);
+  return json_pack("{s:f, s:f, s:f, s:f, s:f, s:b}", "absorb_ns", 1e9 * rate->absorb_s, "emit_ns", 1e9 * rate->emit_s,
+                   "causal_ns", 1e9 * rate->causal_s, "keep_ns", 1e9 * rate->keep_s, "kept_ns", 1e9 * rate->kept_s,
+                   "is_measured", (int)prediction->is_rate_measured);
 }
 
 static json_t *pack(const struct attend *attend, const struct favor_job *job,

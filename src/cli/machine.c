@@ -103,11 +103,11 @@ static bool read_rate(const struct reading *reading, json_t *object, struct favo
   json_error_t error;
   const char *kernel, *precision, *map, *projection;
   json_int_t d, e, m, threads;
-  double absorb_ns, emit_ns, causal_ns;
-  int code =
-      json_unpack_ex(object, &error, 0, "{s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:F, s:F, s:F !}", "kernel", &kernel,
-                     "precision", &precision, "map", &map, "projection", &projection, "D", &d, "E", &e, "M", &m,
-                     "threads", &threads, "absorb_ns", &absorb_ns, "emit_ns", &emit_ns, "causal_ns", &causal_ns);
+  double absorb_ns, emit_ns, causal_ns, keep_ns = 0, kept_ns = 0;
+  int code = json_unpack_ex(object, &error, 0, "{s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:F, s:F, s:F, s?F, s?F !}",
+                            "kernel", &kernel, "precision", &precision, "map", &map, "projection", &projection, "D", &d,
+                            "E", &e, "M", &m, "threads", &threads, "absorb_ns", &absorb_ns, "emit_ns", &emit_ns,
+                            "causal_ns", &causal_ns, "keep_ns", &keep_ns, "kept_ns", &kept_ns);
   if (code != 0) {
     fail(reading, error.text);
     return false;
@@ -116,9 +116,10 @@ static bool read_rate(const struct reading *reading, json_t *object, struct favo
                         place_of(OPTION_PROJECTION, projection)};
   const bool is_named = places[0] >= 0 && places[1] >= 0 && places[2] >= 0 && strlen(kernel) < sizeof rate->kernel;
   if (!is_named || d < 1 || e < 1 || m < 1 || !take_count(threads, &rate->threads) || !is_positive(absorb_ns) ||
-      !is_positive(emit_ns) || !is_positive(causal_ns)) {
-    fail(reading, is_named ? "numbers of a rate must be above 0, and threads at most 2147483647"
-                           : "a rate has a kernel, precision, map or projection that favor does not know");
+      !is_positive(emit_ns) || !is_positive(causal_ns) || !(keep_ns >= 0) || !(kept_ns >= 0)) {
+    fail(reading,
+         is_named ? "numbers of a rate must be above 0 (keep_ns and kept_ns may be 0), and threads at most 2147483647"
+                  : "a rate has a kernel, precision, map or projection that favor does not know");
     return false;
   }
   snprintf(rate->kernel, sizeof rate->kernel, "%s", kernel);
@@ -131,6 +132,8 @@ static bool read_rate(const struct reading *reading, json_t *object, struct favo
   rate->absorb_s = 1e-9 * absorb_ns;
   rate->emit_s = 1e-9 * emit_ns;
   rate->causal_s = 1e-9 * causal_ns;
+  rate->keep_s = 1e-9 * keep_ns;
+  rate->kept_s = 1e-9 * kept_ns;
   return true;
 }
 
@@ -236,11 +239,13 @@ int machine_count_cores(void) {
 }
 
 static json_t *pack_rate(const struct favor_rate *rate) {
-  return json_pack("{s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:i, s:f, s:f, s:f}", "kernel", rate->kernel, "precision",
-                   name_of(OPTION_PRECISION, (int)rate->precision), "map", name_of(OPTION_MAP, (int)rate->map),
-                   "projection", name_of(OPTION_PROJECTION, (int)rate->projection), "D", (json_int_t)rate->key_width,
-                   "E", (json_int_t)rate->value_width, "M", (json_int_t)rate->features, "threads", rate->threads,
-                   "absorb_ns", 1e9 * rate->absorb_s, "emit_ns", 1e9 * rate->emit_s, "causal_ns", 1e9 * rate->causal_s);
+  return json_pack("{s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:i, s:f, s:f, s:f, s:f, s:f}", "kernel", rate->kernel,
+                   "precision", name_of(OPTION_PRECISION, (int)rate->precision), "map",
+                   name_of(OPTION_MAP, (int)rate->map), "projection", name_of(OPTION_PROJECTION, (int)rate->projection),
+                   "D", (json_int_t)rate->key_width, "E", (json_int_t)rate->value_width, "M",
+                   (json_int_t)rate->features, "threads", rate->threads, "absorb_ns", 1e9 * rate->absorb_s, "emit_ns",
+                   1e9 * rate->emit_s, "causal_ns", 1e9 * rate->causal_s, "keep_ns", 1e9 * rate->keep_s, "kept_ns",
+                   1e9 * rate->kept_s);
 }
 
 static bool is_same_subject(const struct favor_rate *a, const struct favor_rate *b) {

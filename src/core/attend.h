@@ -7,6 +7,7 @@
 #ifndef FAVOR_CORE_ATTEND_H
 #define FAVOR_CORE_ATTEND_H
 
+#include "core/kept.h"
 #include "core/worker.h"
 
 /* Keys and values of a piece; its queries are a struct kernel_queries of n tokens, of which scale and is_lost are not
@@ -15,6 +16,7 @@ struct piece_keys {
   int64_t n;
   const void *k, *v;
   int64_t k_stride, v_stride;
+  struct kept_tiles kept; /* where attend_absorb leaves features and attend_causal finds them */
 };
 /* Adds the piece's keys and values to the state, run by run. */
 bool attend_absorb(const struct engine *engine, struct worker *worker, const struct head_weights *weights,

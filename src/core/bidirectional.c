@@ -20,7 +20,8 @@ static bool absorb_run(const struct engine *engine, struct worker *worker, const
                                     .k_stride = keys->k_stride,
                                     .v = row_in(engine, keys->v, keys->v_stride, t),
                                     .v_stride = keys->v_stride,
-                                    .half_norm = worker->half_norm};
+                                    .half_norm = worker->half_norm,
+                                    .features = kept_claim(&keys->kept, engine->kernel, t)};
     if (!worker_measure_keys(engine, worker, weights->transform, &tile_keys, refusal)) {
       refusal->token += t;
       return false;

@@ -79,9 +79,28 @@ static void attend_row_exactly(const struct engine *engine, struct worker *worke
   }
 }
 
+/* From here on the keys are taken as they are, having been looked at when their features were kept. */
+static void forget_features(const struct engine *engine, struct worker *worker, const struct head_weights *weights,
+                            struct kernel_keys *keys) {
+  struct refusal refusal;
+  if (kernel_has_features(engine->kernel->causal_tokens, keys)) {
+    worker_measure_keys(engine, worker, weights->transform, keys, &refusal);
+  }
+  keys->features = NULL;
+}
+
+static bool has_lost(const struct kernel_queries *queries) {
+  for (int64_t i = 0; i < queries->n_heads * queries->n; i++) {
+    if (queries->is_lost[i]) return true;
+  }
+  return false;
+}
+
 /* The rows that the kernel gave up. */
 static void repair_lost(const struct engine *engine, struct worker *worker, const struct head_weights *weights,
-                        const struct kernel_keys *keys, const struct kernel_queries *queries) {
+                        struct kernel_keys *keys, const struct kernel_queries *queries) {
+  if (!has_lost(queries)) return;
+  forget_features(engine, worker, weights, keys);
   for (int64_t h = 0; h < queries->n_heads; h++) {
     struct kernel_queries head = *queries;
     head.q = row_in(engine, queries->q, queries->q_head_stride, h);
@@ -113,12 +132,22 @@ static void causal_tile(const struct engine *engine, struct worker *worker, cons
     repair_lost(engine, worker, weights, keys, queries);
     return;
   }
+  forget_features(engine, worker, weights, keys);
   sum_copy(engine, &worker->run, &worker->raised);
   sum_raise_shift(engine, &worker->raised, worker->view.shift);
   engine->ops->causal(&job, keys, queries, &worker->view.kernel, &worker->raised.kernel, &worker->before.kernel);
   repair_lost(engine, worker, weights, keys, queries);
   keys->v_scale = worker_scale(engine, worker->run.shift, -1, worker->v_scale);
   engine->ops->absorb(&job, keys, &worker->run.kernel);
+}
+
+/* Of keys whose features are kept only the values are left to look at. */
+static bool measure_keys(const struct engine *engine, struct worker *worker, const struct head_weights *weights,
+                         struct kernel_keys *keys, struct refusal *refusal) {
+  if (kernel_has_features(engine->kernel->causal_tokens, keys)) {
+    return worker_measure_values(engine, worker, keys->n, keys->v, keys->v_stride, refusal);
+  }
+  return worker_measure_keys(engine, worker, weights->transform, keys, refusal);
 }
 
 bool attend_causal(const struct engine *engine, struct worker *worker, const struct head_weights *weights,
@@ -136,14 +165,17 @@ bool attend_causal(const struct engine *engine, struct worker *worker, const str
                                     .k_stride = keys->k_stride,
                                     .v = row_in(engine, keys->v, keys->v_stride, t),
                                     .v_stride = keys->v_stride,
-                                    .half_norm = worker->half_norm};
+                                    .half_norm = worker->half_norm,
+                                    .features = kept_find(&keys->kept, engine->kernel, t),
+                                    .features_begin = t % engine->kernel->tile_tokens};
     struct kernel_queries tile_queries = worker_cut_queries(engine, queries, t, n);
-    if (!worker_measure_keys(engine, worker, weights->transform, &tile_keys, refusal) ||
+    if (!measure_keys(engine, worker, weights, &tile_keys, refusal) ||
         !worker_measure_queries(engine, worker, weights->transform, &tile_queries, refusal)) {
       refusal->token += t;
       return false;
     }
     n = worker_settle_shifts(engine, worker, n, tile_keys.v, tile_keys.v_stride, &worker->run);
+    if (n < tile_keys.n) forget_features(engine, worker, weights, &tile_keys);
     tile_keys.n = tile_queries.n = n;
     worker_norms(engine, worker, &tile_queries);
     causal_tile(engine, worker, weights, &tile_keys, &tile_queries);

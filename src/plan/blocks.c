@@ -203,29 +203,24 @@ static void start_span(struct favor_plan *plan, int parity, struct range window)
   }
 }
 
-/* Of the batches, those whose keys all parts absorb before any outputs are computed: all of them; or, where one span is
- * all there is, enough of them to keep every part busy while the others are relayed.
- *
- * A relayed batch is not absorbed first, which costs half as much again as its outputs: a part waits for what stands
- * before it, computes the outputs, and so has what stands before the next part. Part p gets the first of them when the
- * parts before it have each computed one batch, and meanwhile computes p of those that were absorbed. */
-static int count_absorbed_batches(const struct favor_plan *plan) {
-  const struct span *span = &plan->spans[0];
-  const bool is_all = span->is_member && span->first_part == 0 && span->n_parts == plan->schedule.n_parts;
-  return is_all ? (int)cost_absorbed_batches(span->n_parts, plan->n_batches) : plan->n_batches;
+/* Does a part that absorbs what nobody asks for save time? It keeps the features, and would have to wait meanwhile for
+ * what stands before it. */
+static bool is_absorbed_for_itself(const struct favor_plan *plan, const struct span *span, struct range share) {
+  return plan->kept.n_units > 0 && range_count(span->piece) == range_count(share);
 }
 
 /* What others need to know of this part's keys, batch by batch on its way to them. */
 static void tell_span(struct favor_plan *plan, const struct block_arrays *arrays, int parity, struct range window,
-                      int n_absorbed) {
+                      struct range share, int n_absorbed) {
   const struct span *span = &plan->spans[parity];
   void *partial = plan->rows[SLOT_SPAN_0 + parity];
   /* The last of a span has nobody to tell but the next block, which relayed batches keep waiting anyway. */
   const bool goes_on = n_absorbed == plan->n_batches && span->piece.end == window.end && is_wanted_at(plan, window.end);
+  const bool is_absorbed = !span->is_last || goes_on || is_absorbed_for_itself(plan, span, share);
   start_span(plan, parity, window);
   for (int batch = 0; batch < n_absorbed; batch++) {
     const struct block_arrays of = batch_arrays(plan, arrays, batch);
-    if (!span->is_last || goes_on) absorb(plan, &of, span->piece, SLOT_SPAN_0 + parity);
+    if (is_absorbed) absorb(plan, &of, span->piece, SLOT_SPAN_0 + parity);
     dist_scan_begin(plan->groups[parity], batch, batch_n_rows(plan, batch), batch_rows(plan, partial, batch),
                     batch_rows(plan, plan->received[parity], batch));
   }
@@ -284,7 +279,7 @@ static void relayed_block(struct favor_plan *plan, const struct block_arrays *ar
   for (int batch = n_absorbed; batch < plan->n_batches && !span->is_first; batch++) {
     relay(plan, batch, plan->schedule.part - 1, NULL, plan->received[0]);
   }
-  tell_span(plan, arrays, 0, window, n_absorbed);
+  tell_span(plan, arrays, 0, window, share, n_absorbed);
   if (span->is_first) {
     relay_first(plan, arrays, share, n_absorbed);
   } else {
@@ -305,7 +300,7 @@ static void absorbed_block(struct favor_plan *plan, const struct block_arrays *a
   int waiting = -1;
   for (int parity = 0; parity < 2; parity++) {
     if (!plan->spans[parity].is_member) continue;
-    tell_span(plan, arrays, parity, window, plan->n_batches);
+    tell_span(plan, arrays, parity, window, share, plan->n_batches);
     if (!plan->spans[parity].is_first) waiting = parity;
   }
   emit(plan, arrays, (struct range){waiting >= 0 ? plan->spans[waiting].piece.end : share.begin, share.end}, SLOT_OWN,
@@ -327,7 +322,7 @@ static void absorbed_block(struct favor_plan *plan, const struct block_arrays *a
 
 static void causal_block(struct favor_plan *plan, const struct block_arrays *arrays, struct range window,
                          struct range share) {
-  const int n_absorbed = count_absorbed_batches(plan);
+  const int n_absorbed = plan_count_absorbed(plan, &plan->spans[0], plan->n_batches);
   if (n_absorbed < plan->n_batches) {
     relayed_block(plan, arrays, window, share, n_absorbed);
   } else {
@@ -339,6 +334,7 @@ void blocks_attend(struct favor_plan *plan, const struct block_arrays *arrays, c
   const struct schedule *schedule = &plan->schedule;
   if (schedule->part < 0) return;
   carry_end(plan);
+  plan->kept.pass++;
   find_spans(plan, block->window);
   struct range share = tokens_share(schedule->tokens, block->window, schedule->n_parts, schedule->part);
   if (plan->problem.is_causal) {

@@ -11,8 +11,13 @@ int cost_batches(const struct favor_problem *problem, const struct cost_job *job
   return n < 1 ? 1 : n > COST_MOST_BATCHES ? COST_MOST_BATCHES : (int)n;
 }
 
-int64_t cost_absorbed_batches(int64_t n_parts, int64_t n_batches) {
-  return n_parts <= n_batches ? n_parts - 1 : n_batches;
+/* In units of M D flops a token, as in cost_grid. */
+static int64_t absorbing_first(const struct cost_job *job) { return job->keeps_features ? 3 : 4; }
+
+/* Features are kept where all batches are absorbed (plan/kept.c). */
+int64_t cost_absorbed_batches(const struct cost_job *job, int64_t n_parts, int64_t n_batches) {
+  const bool is_relayed = n_parts <= n_batches && 4 * (n_parts - 1) < absorbing_first(job) * n_batches;
+  return is_relayed ? n_parts - 1 : n_batches;
 }
 
 /* The tokens of the busiest of n_parts. */
@@ -26,10 +31,12 @@ static int64_t share_tokens(const struct favor_problem *problem, const struct co
 static double flops_per_token(const struct favor_problem *problem, const struct cost_job *job, int64_t n_parts,
                               int64_t n_units) {
   if (!problem->is_causal || n_parts == 1) return 8;
-  if (problem->n_segments > 1 || problem->window >= 0 || problem->method != FAVOR_METHOD_FAVOR) return 12;
-  if (problem->is_streamed && job->threads > 1) return 12;
-  const int64_t n_batches = cost_batches(problem, job, n_units, problem->tokens / n_parts);
-  return 8 + 4 * (double)cost_absorbed_batches(n_parts, n_batches) / (double)n_batches;
+  if (problem->window >= 0 || problem->method != FAVOR_METHOD_FAVOR) return 12;
+  const double all_absorbed = 8 + (double)absorbing_first(job);
+  if (problem->n_segments > 1 || (problem->is_streamed && job->threads > 1)) return all_absorbed;
+  const int64_t n_batches = cost_batches(problem, job, n_units, problem->tokens / n_parts),
+                n_absorbed = cost_absorbed_batches(job, n_parts, n_batches);
+  return n_absorbed == n_batches ? all_absorbed : 8 + 4 * (double)n_absorbed / (double)n_batches;
 }
 
 struct grid cost_grid(const struct favor_problem *problem, const struct cost_job *job, int64_t n_units) {

@@ -8,6 +8,7 @@
 struct cost_job {
   int64_t size, threads; /* of a rank, at most */
   int64_t run_tokens;    /* shards are whole runs */
+  bool keeps_features;   /* of keys that are absorbed first (plan/kept.h) */
 };
 
 struct grid {
@@ -22,12 +23,13 @@ enum { COST_MOST_BATCHES = 8 };
 int cost_batches(const struct favor_problem *problem, const struct cost_job *job, int64_t n_units, int64_t part_tokens);
 
 /* Of n_batches, those that every one of n_parts causal token shards absorbs before it computes outputs: what keeps the
- * last shard busy until the first head that is not absorbed is relayed to it. */
-int64_t cost_absorbed_batches(int64_t n_parts, int64_t n_batches);
+ * last shard busy until the first head that is not absorbed is relayed to it; or all, where that costs less. */
+int64_t cost_absorbed_batches(const struct cost_job *job, int64_t n_parts, int64_t n_batches);
 
 /* The grid of least work on the busiest rank among those with heads * tokens <= job->size and heads <= n_units (flat
- * key heads). Work in units of M D flops a query head and token (E = D): 8, and 4 more for the causal heads that token
- * shards absorb first, to know their prefixes; ties go to more heads, which share nothing. */
+ * key heads). Work in units of M D flops a query head and token (E = D): 8, and for the causal heads that token shards
+ * absorb first, to know their prefixes, 4 more, or what takes as long as 3 where their features are kept (measured;
+ * doc/performance.md); ties go to more heads, which share nothing. */
 struct grid cost_grid(const struct favor_problem *problem, const struct cost_job *job, int64_t n_units);
 
 #endif

@@ -60,6 +60,7 @@ void favor_plan_info(const struct favor_plan *plan, struct favor_plan_info *info
       .is_strictly_causal =
           problem->is_causal && !estimate_is_any_measured(&plan->estimate) && !plan->key_max.is_measured,
       .memory_bytes = plan->memory_bytes,
+      .kept_bytes = kept_bytes(plan),
       .flops = plan_flops(plan),
   };
 }

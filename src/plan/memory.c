@@ -139,6 +139,7 @@ void plan_choose_block(struct favor_plan *plan) {
   } else if (!dist_has_failed(plan->context)) {
     plan_fit_whole(plan);
   }
+  if (!dist_has_failed(plan->context)) kept_choose(plan);
 }
 
 void plan_list_blocks(struct favor_plan *plan, const struct favor_position *from) {
@@ -208,14 +209,16 @@ void plan_allocate(struct favor_plan *plan) {
   if (!plan->weights) dist_fail(plan->context, FAVOR_ENOMEM, "no memory for %lld heads", (long long)n_units(plan));
   allocate_workers(plan);
   if (plan->method) plan->method->allocate(plan);
+  kept_allocate(plan);
   plan_list_blocks(plan, &(struct favor_position){0, 0});
-  plan->memory_bytes = plan_fixed_bytes(plan);
+  plan->memory_bytes = plan_fixed_bytes(plan) + kept_bytes(plan);
 }
 
 void plan_free(struct favor_plan *plan) {
   for (int slot = 0; slot < N_SLOTS; slot++) free(plan->rows[slot]);
   for (int parity = 0; parity < 2; parity++) free(plan->received[parity]);
   free(plan->chunk_rows);
+  kept_free(plan);
   if (plan->locks) {
     for (int64_t i = 0; i < n_units(plan) * PLAN_SLICES; i++) omp_destroy_lock(&plan->locks[i]);
   }

@@ -87,7 +87,10 @@ static bool may_meet(const struct favor_plan *plan) {
 }
 
 static struct cost_job job_of(const struct favor_plan *plan) {
-  return (struct cost_job){plan->context->size, plan->most_threads, addend_tokens(plan)};
+  return (struct cost_job){.size = plan->context->size,
+                           .threads = plan->most_threads,
+                           .run_tokens = addend_tokens(plan),
+                           .keeps_features = plan->engine.ops->features_bytes != NULL};
 }
 
 void plan_choose_grid(struct favor_plan *plan) {
@@ -280,6 +283,12 @@ int plan_count_batches(const struct favor_plan *plan) {
   const int64_t tokens = window > 0 && window < plan->tokens.n_tokens ? window : plan->tokens.n_tokens;
   const struct cost_job job = job_of(plan);
   return cost_batches(&plan->problem, &job, range_count(plan->units), tokens / schedule->n_parts);
+}
+
+int plan_count_absorbed(const struct favor_plan *plan, const struct span *span, int n_batches) {
+  const struct cost_job job = job_of(plan);
+  const bool is_all = span->is_member && span->first_part == 0 && span->n_parts == plan->schedule.n_parts;
+  return is_all ? (int)cost_absorbed_batches(&job, span->n_parts, n_batches) : n_batches;
 }
 
 /* Two groups a row of the grid, as a rank may be in two spans; or the axis of a method. */

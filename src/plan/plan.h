@@ -14,6 +14,7 @@
 #include "plan/binding.h"
 #include "plan/cost.h"
 #include "plan/estimate.h"
+#include "plan/kept.h"
 #include "plan/key_max.h"
 #include "plan/schedule.h"
 #include "plan/tiles.h"
@@ -63,6 +64,7 @@ struct favor_plan {
   void *received[2]; /* what the scan of span 0, 1 gives */
   void *chunk_rows;  /* [n_chunks][units]: causal, when threads share a head */
   int64_t n_chunks;
+  struct kept kept;
   omp_lock_t *locks; /* [units][PLAN_SLICES]: of a slice of a unit's rows */
   struct dist_group *groups[2];
   struct dist_traffic traffic; /* of these */
@@ -107,6 +109,14 @@ void plan_take_place(struct favor_plan *plan);
  * computed; but few where there is little to compute, as a batch has to keep all threads busy. The same on all ranks of
  * a row, whose blocks are chosen. most_threads: of any rank. */
 int plan_count_batches(const struct favor_plan *plan);
+
+/* Of the batches of a causal plan, those whose keys all parts absorb before any outputs are computed: all of them; or,
+ * where one span is all there is (spans[0] of any part), maybe but enough to keep every part busy while the others are
+ * relayed: a part waits for what stands before it, computes the outputs, and so has what stands before the next part.
+ * Absorbing first costs almost half as much again as outputs, or where features are kept a third. Part p gets the first
+ * relayed batch when the parts before it have each computed one, and meanwhile computes p of those that were absorbed.
+ */
+int plan_count_absorbed(const struct favor_plan *plan, const struct span *span, int n_batches);
 
 /* favor_plan_info: state_bytes, flops, and the scan, where that of a group is `group_scan`. */
 size_t plan_state_bytes(const struct favor_plan *plan);

@@ -50,10 +50,19 @@ static struct plan_needs look_at_ranks(struct prospect *prospect) {
       most.token_bytes = larger(most.token_bytes, needs.token_bytes);
       most.fixed_bytes = larger(most.fixed_bytes, needs.fixed_bytes);
       most.wanted_tokens = larger(most.wanted_tokens, needs.wanted_tokens);
-      if (is_whole(plan) && !dist_has_failed(&prospect->context)) plan_fit_whole(plan);
+      if (is_whole(plan) && !dist_has_failed(&prospect->context)) {
+        plan_fit_whole(plan);
+        kept_choose(plan);
+        most.fixed_bytes = larger(most.fixed_bytes, needs.fixed_bytes + (int64_t)kept_bytes(plan));
+      }
     }
   }
-  if (!is_whole(plan) && !dist_has_failed(&prospect->context)) plan_fit_block(plan, &most);
+  if (!is_whole(plan) && !dist_has_failed(&prospect->context)) {
+    plan_fit_block(plan, &most);
+    prospect_move(prospect, fullest_row(plan), 0);
+    kept_choose(plan);
+    most.fixed_bytes += (int64_t)kept_bytes(plan);
+  }
   return most;
 }
 
@@ -145,6 +154,7 @@ static void predict(struct prospect *prospect, const struct favor_problem *probl
   if (dist_has_failed(context)) return;
   describe(prospect, &needs, prediction);
   prospect_move(prospect, fullest_row(plan), 0);
+  kept_choose(plan);
   predict_time(prospect, prediction);
 }
 

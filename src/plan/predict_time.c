@@ -15,6 +15,7 @@ static const double memory_s_per_byte = 1e-10;
 /* Seconds a token and key head, with the query heads that go with it; of one thread. */
 struct pace {
   double absorb, emit, causal, measure, copy;
+  double keep, kept; /* absorb and causal, where features are kept */
 };
 
 /* Of a rank of the row. */
@@ -35,6 +36,7 @@ struct outlook {
   struct favor_link_costs link; /* of a message along the token axis */
   int n_batches;                /* of states that travel while others are computed */
   double batch_bytes;
+  double kept; /* the share of the keys absorbed first whose features are */
   int64_t units;
   double state_bytes;
   struct outlook_part *parts; /* [plan->schedule.n_parts] */
@@ -81,6 +83,8 @@ static struct pace pace_of(const struct favor_plan *plan, const struct favor_rat
   const double others = (g - 1) * fmax(0, rate->causal_s - rate->absorb_s) * threads;
   struct pace all = pace;
   all.causal = at_least(rate->causal_s * threads + others, (g + 1) * row_bytes);
+  all.keep = rate->keep_s > 0 ? at_least(rate->keep_s * threads, row_bytes) : all.absorb;
+  all.kept = rate->kept_s > 0 ? at_least(rate->kept_s * threads + others, (g + 1) * row_bytes) : all.causal;
   all.measure = measuring(plan, pace.absorb);
   return all;
 }
@@ -108,6 +112,16 @@ static double causal_s(const struct outlook *outlook, int64_t tokens) {
 static double attend_s(const struct outlook *outlook, int64_t tokens) {
   if (outlook->plan->problem.is_causal) return causal_s(outlook, tokens);
   return spread_s(outlook, outlook->pace.absorb + outlook->pace.emit, tokens);
+}
+
+/* Keys that are absorbed first, and what keeping their features saves of their outputs. */
+static double absorb_first_s(const struct outlook *outlook, int64_t tokens) {
+  const struct pace *pace = &outlook->pace;
+  return spread_s(outlook, pace->absorb + outlook->kept * (pace->keep - pace->absorb), tokens);
+}
+static double saved_s(const struct outlook *outlook, int64_t tokens) {
+  const struct pace *pace = &outlook->pace;
+  return spread_s(outlook, outlook->kept * (pace->causal - pace->kept), tokens);
 }
 
 /* ---- where states meet ------------------------------------------------------------------------------------------- */
@@ -190,20 +204,25 @@ static void share_out(struct outlook *outlook, struct range window, int64_t inde
   const struct favor_plan *plan = outlook->plan;
   const bool is_causal = plan->problem.is_causal;
   struct outlook_part *part = &outlook->parts[index];
-  int64_t own = range_count(tokens_share(&plan->tokens, window, plan->schedule.n_parts, index)), absorbed = 0,
-          waiting = 0;
+  const int64_t share = range_count(tokens_share(&plan->tokens, window, plan->schedule.n_parts, index));
+  int64_t absorbed = 0, waiting = 0, kept_waiting = 0;
   for (int parity = 0; parity < 2; parity++) {
     const struct span *span = &part->spans[parity];
     if (!span->is_member) continue;
-    const bool is_told =
-        !is_causal || !span->is_last || (span->piece.end == window.end && goes_on_at(plan, window.end));
-    if (is_told) absorbed += range_count(span->piece);
-    if (!is_causal || !span->is_first) waiting += range_count(span->piece);
+    const int64_t piece = range_count(span->piece);
+    const bool is_absorbed = !is_causal || !span->is_last || (outlook->kept > 0 && piece == share) ||
+                             (span->piece.end == window.end && goes_on_at(plan, window.end));
+    if (is_absorbed) absorbed += piece;
+    if (is_causal && span->is_first) continue;
+    waiting += piece;
+    if (is_absorbed) kept_waiting += piece;
   }
-  own -= waiting;
-  part->before_s = spread_s(outlook, outlook->pace.absorb, absorbed);
-  part->beside_s = attend_s(outlook, own);
+  part->before_s = absorb_first_s(outlook, absorbed);
+  part->beside_s = attend_s(outlook, share - waiting);
   part->after_s = is_causal ? causal_s(outlook, waiting) : spread_s(outlook, outlook->pace.emit, waiting);
+  if (!is_causal) return;
+  part->beside_s -= saved_s(outlook, absorbed - kept_waiting);
+  part->after_s -= saved_s(outlook, kept_waiting);
 }
 
 /* What is sent in a block, and how long the states of those before are on their way; 0 where it waits for nobody. */
@@ -232,16 +251,6 @@ static double carry(struct outlook *outlook, struct range window) {
   outlook->parts[last].states_sent += outlook->n_alike;
   outlook->parts[0].reduce_s += outlook->n_alike * seconds;
   return seconds;
-}
-
-/* Of the batches of one causal span over all parts, those that are absorbed before outputs (plan/blocks.c); all of them
- * anywhere else. */
-static int count_absorbed(const struct outlook *outlook) {
-  const struct favor_plan *plan = outlook->plan;
-  const struct span *spans = outlook->parts[0].spans;
-  const bool is_all = spans[0].is_member && spans[0].first_part == 0 && spans[0].n_parts == plan->schedule.n_parts;
-  if (!plan->problem.is_causal || !is_all) return outlook->n_batches;
-  return (int)cost_absorbed_batches(spans[0].n_parts, outlook->n_batches);
 }
 
 /* Outputs of one batch after another on a part: those of as many absorbed ones as there are parts before, then of the
@@ -302,6 +311,17 @@ static void attend_block(struct outlook *outlook, struct range window) {
   outlook->run_s += outlook->n_alike * (slowest_s + carry(outlook, window));
 }
 
+static void attend(struct outlook *outlook, struct range window) {
+  const struct favor_plan *plan = outlook->plan;
+  find_spans(outlook, window);
+  const int n_absorbed = plan_count_absorbed(plan, &outlook->parts[0].spans[0], outlook->n_batches);
+  if (plan->problem.is_causal && n_absorbed < outlook->n_batches) {
+    relayed_block(outlook, window, n_absorbed);
+  } else {
+    attend_block(outlook, window);
+  }
+}
+
 /* Blocks in which no part waits for another: so long a token and head, before states go or as outputs. */
 static void plain_block(struct outlook *outlook, const struct planned_block *block, double pace) {
   const struct favor_plan *plan = outlook->plan;
@@ -345,12 +365,7 @@ static void run_block(struct outlook *outlook, const struct planned_block *block
     }
     break;
   case BLOCK_ATTEND:
-    find_spans(outlook, block->window);
-    if (count_absorbed(outlook) < outlook->n_batches) {
-      relayed_block(outlook, block->window, count_absorbed(outlook));
-    } else {
-      attend_block(outlook, block->window);
-    }
+    attend(outlook, block->window);
     break;
   case BLOCK_ABSORB:
     outlook->is_met = false;
@@ -473,6 +488,7 @@ void predict_time(struct prospect *prospect, struct favor_prediction *prediction
           prospect->context.n_nodes > 1 ? prospect->context.costs.between_nodes : prospect->context.costs.within_node,
       .n_batches = n_batches,
       .batch_bytes = prospect_batch_bytes(plan, n_batches),
+      .kept = kept_share(plan),
       .units = range_count(plan->units),
       .state_bytes = (double)plan->unit_bytes * (double)range_count(plan->units),
       .parts = memory_zeroed((size_t)plan->schedule.n_parts, sizeof *outlook.parts),

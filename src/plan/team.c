@@ -28,7 +28,8 @@ static struct piece_keys keys_of(const struct work *work) {
                              .k = rows_at(work, k, work->unit, token),
                              .v = rows_at(work, v, work->unit, token),
                              .k_stride = k ? k->token_stride : 0,
-                             .v_stride = v ? v->token_stride : 0};
+                             .v_stride = v ? v->token_stride : 0,
+                             .kept = kept_of(work->plan, work->unit, token, work->range.begin)};
 }
 
 static struct kernel_queries queries_of(const struct work *work) {
