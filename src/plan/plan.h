@@ -33,6 +33,13 @@ struct part {
 
 struct method;
 
+/* How a range of a causal head is cut, where threads share one. */
+struct chunking {
+  int64_t pass; /* of the block (struct kept); 0: none */
+  struct range range;
+  int64_t piece, n; /* tokens of a chunk, whole runs; chunks */
+};
+
 struct favor_plan {
   struct favor_context *context;
   struct favor_problem problem; /* segments, kernel, projection_data and estimates are the plan's own */
@@ -64,6 +71,7 @@ struct favor_plan {
   void *received[2]; /* what the scan of span 0, 1 gives */
   void *chunk_rows;  /* [n_chunks][units]: causal, when threads share a head */
   int64_t n_chunks;
+  struct chunking absorbed_chunks; /* whose keys stand in chunk_rows, each chunk's in those of the next */
   struct kept kept;
   omp_lock_t *locks; /* [units][PLAN_SLICES]: of a slice of a unit's rows */
   struct dist_group *groups[2];

@@ -96,16 +96,25 @@ static double spread_s(const struct outlook *outlook, double pace, int64_t token
   return outlook->delay * pace * (double)(tokens * outlook->units) / outlook->plan->threads;
 }
 
-/* Causal heads are sequential: a thread takes a whole one, or where there are more threads than heads a chunk of one,
- * whose prefix must be known first. */
-static double causal_s(const struct outlook *outlook, int64_t tokens) {
+/* Of a causal head, as there are more threads than heads. */
+static int64_t count_chunks(const struct outlook *outlook, int64_t tokens) {
   const int64_t units = outlook->units, threads = outlook->plan->threads, run = outlook->plan->tokens.run_tokens;
   const int64_t n_runs = (tokens + run - 1) / run;
-  int64_t chunks = threads > units ? (threads + units - 1) / units : 1;
-  if (chunks > n_runs) chunks = n_runs > 0 ? n_runs : 1;
-  const double piece = (double)tokens / (double)chunks, turns = (double)((chunks * units + threads - 1) / threads);
-  const double prefixes = chunks > 1 ? spread_s(outlook, outlook->pace.absorb, tokens) * (1 - 1.0 / (double)chunks) : 0;
-  return prefixes + outlook->delay * outlook->pace.causal * piece * turns;
+  const int64_t chunks = threads > units ? (threads + units - 1) / units : 1;
+  return chunks <= n_runs ? chunks : n_runs > 0 ? n_runs : 1;
+}
+
+/* To know what stands before each chunk but the first. */
+static double prefixes_s(const struct outlook *outlook, int64_t tokens) {
+  return spread_s(outlook, outlook->pace.absorb, tokens) * (1 - 1.0 / (double)count_chunks(outlook, tokens));
+}
+
+/* Causal heads are sequential: a thread takes a whole one or a chunk. */
+static double causal_s(const struct outlook *outlook, int64_t tokens) {
+  const int64_t chunks = count_chunks(outlook, tokens), threads = outlook->plan->threads;
+  const double piece = (double)tokens / (double)chunks,
+               turns = (double)((chunks * outlook->units + threads - 1) / threads);
+  return prefixes_s(outlook, tokens) + outlook->delay * outlook->pace.causal * piece * turns;
 }
 
 /* Outputs of tokens together with their keys. */
@@ -114,14 +123,14 @@ static double attend_s(const struct outlook *outlook, int64_t tokens) {
   return spread_s(outlook, outlook->pace.absorb + outlook->pace.emit, tokens);
 }
 
-/* Keys that are absorbed first, and what keeping their features saves of their outputs. */
+/* Keys that are absorbed first, and what that saves of their outputs: features that are kept, prefixes of chunks. */
 static double absorb_first_s(const struct outlook *outlook, int64_t tokens) {
   const struct pace *pace = &outlook->pace;
   return spread_s(outlook, pace->absorb + outlook->kept * (pace->keep - pace->absorb), tokens);
 }
 static double saved_s(const struct outlook *outlook, int64_t tokens) {
   const struct pace *pace = &outlook->pace;
-  return spread_s(outlook, outlook->kept * (pace->causal - pace->kept), tokens);
+  return spread_s(outlook, outlook->kept * (pace->causal - pace->kept), tokens) + prefixes_s(outlook, tokens);
 }
 
 /* ---- where states meet ------------------------------------------------------------------------------------------- */

@@ -162,7 +162,8 @@ static void merge_slice(const struct favor_plan *plan, const void *from, void *i
 struct targets {
   struct range range;
   int64_t piece, n_pieces; /* piece: tokens, whole runs */
-  void *rows;              /* [n_pieces][units of the rank] */
+  void *rows;              /* [n_pieces][units of the rank], or one less, and then */
+  void *last_rows;         /* [units of the rank]: of the last piece; else NULL */
 };
 
 static int64_t target_unit(const struct block_arrays *arrays, const struct targets *targets, int64_t target) {
@@ -171,8 +172,9 @@ static int64_t target_unit(const struct block_arrays *arrays, const struct targe
 
 static void *target_rows(const struct favor_plan *plan, const struct block_arrays *arrays,
                          const struct targets *targets, int64_t target) {
-  int64_t piece = target % targets->n_pieces;
-  return plan_unit_rows(plan, targets->rows, piece * range_count(plan->units) + target_unit(arrays, targets, target));
+  const int64_t piece = target % targets->n_pieces, unit = target_unit(arrays, targets, target);
+  if (targets->last_rows && piece == targets->n_pieces - 1) return plan_unit_rows(plan, targets->last_rows, unit);
+  return plan_unit_rows(plan, targets->rows, piece * range_count(plan->units) + unit);
 }
 
 /* Brings what this thread absorbed apart to where it belongs. Each thread starts at another slice. */
@@ -258,25 +260,70 @@ static void *chunk_rows(const struct favor_plan *plan, int64_t chunk, int64_t un
   return plan_unit_rows(plan, plan->chunk_rows, chunk * range_count(plan->units) + unit);
 }
 
-/* By the team: every chunk's own keys, then, in order, what stands before each: chunk_rows become prefixes. */
-static void find_chunk_prefixes(struct favor_plan *plan, const struct block_arrays *arrays, struct range range,
-                                int64_t piece, int64_t n_chunks, void *rows) {
+/* By the team. */
+static void clear_chunks(const struct favor_plan *plan, const struct block_arrays *arrays, int64_t n_chunks) {
 #pragma omp for collapse(2)
   for (int64_t chunk = 0; chunk < n_chunks; chunk++) {
     for (int64_t unit = arrays->units.begin; unit < arrays->units.end; unit++) {
       state_clear(&plan->engine, chunk_rows(plan, chunk, unit));
     }
   }
-  struct targets targets = {.range = {range.begin, range.begin + (n_chunks - 1) * piece},
-                            .piece = piece,
-                            .n_pieces = n_chunks - 1,
-                            .rows = chunk_rows(plan, 1, 0)};
+}
+
+static struct chunking chunking_of(const struct favor_plan *plan, struct range range) {
+  const int64_t run = plan->tokens.run_tokens, n_runs = count_pieces(range, run),
+                most = plan->n_chunks < n_runs ? plan->n_chunks : n_runs;
+  if (most < 2) return (struct chunking){.range = range, .n = 1};
+  const int64_t piece = (n_runs + most - 1) / most * run;
+  return (struct chunking){.pass = plan->kept.pass, .range = range, .piece = piece, .n = count_pieces(range, piece)};
+}
+
+/* By the team: `rows` += the keys of a range; and what each chunk of it but the last has of them goes to the next one's
+ * chunk_rows, for find_chunk_prefixes. */
+static void absorb_chunks(struct favor_plan *plan, const struct block_arrays *arrays, const struct chunking *chunking,
+                          void *rows) {
+  const struct targets targets = {.range = chunking->range,
+                                  .piece = chunking->piece,
+                                  .n_pieces = chunking->n,
+                                  .rows = chunk_rows(plan, 1, 0),
+                                  .last_rows = rows};
+  clear_chunks(plan, arrays, chunking->n);
   absorb_targets(plan, arrays, &targets);
+#pragma omp for
+  for (int64_t item = 0; item < n_units(arrays) * PLAN_SLICES; item++) {
+    const int64_t unit = arrays->units.begin + item / PLAN_SLICES, slice = item % PLAN_SLICES;
+    for (int64_t chunk = 1; chunk < chunking->n; chunk++) {
+      merge_slice(plan, chunk_rows(plan, chunk, unit), plan_unit_rows(plan, rows, unit), slice);
+    }
+  }
+}
+
+static bool is_same_chunking(const struct chunking *a, const struct chunking *b) {
+  return a->pass == b->pass && a->range.begin == b->range.begin && a->range.end == b->range.end && a->n == b->n;
+}
+
+/* By the team: every chunk's own keys, unless they were just absorbed, then, in order, what stands before each:
+ * chunk_rows become prefixes. */
+static void find_chunk_prefixes(struct favor_plan *plan, const struct block_arrays *arrays,
+                                const struct chunking *chunking, void *rows) {
+  const bool is_absorbed = is_same_chunking(&plan->absorbed_chunks, chunking);
+#pragma omp barrier
+#pragma omp single
+  plan->absorbed_chunks = (struct chunking){0};
+  if (!is_absorbed) {
+    const struct targets targets = {
+        .range = {chunking->range.begin, chunking->range.begin + (chunking->n - 1) * chunking->piece},
+        .piece = chunking->piece,
+        .n_pieces = chunking->n - 1,
+        .rows = chunk_rows(plan, 1, 0)};
+    clear_chunks(plan, arrays, chunking->n);
+    absorb_targets(plan, arrays, &targets);
+  }
 #pragma omp for
   for (int64_t item = 0; item < n_units(arrays) * PLAN_SLICES; item++) {
     int64_t unit = arrays->units.begin + item / PLAN_SLICES, slice = item % PLAN_SLICES;
     merge_slice(plan, plan_unit_rows(plan, rows, unit), chunk_rows(plan, 0, unit), slice);
-    for (int64_t chunk = 1; chunk < n_chunks; chunk++) {
+    for (int64_t chunk = 1; chunk < chunking->n; chunk++) {
       merge_slice(plan, chunk_rows(plan, chunk - 1, unit), chunk_rows(plan, chunk, unit), slice);
     }
   }
@@ -284,9 +331,8 @@ static void find_chunk_prefixes(struct favor_plan *plan, const struct block_arra
 
 /* By the team. */
 static void causal_range(struct favor_plan *plan, const struct block_arrays *arrays, struct range range, void *rows) {
-  int64_t run = plan->tokens.run_tokens, n_runs = count_pieces(range, run);
-  int64_t n_chunks = plan->n_chunks < n_runs ? plan->n_chunks : n_runs;
-  if (n_chunks < 2) {
+  const struct chunking chunking = chunking_of(plan, range);
+  if (chunking.n < 2) {
 #pragma omp for schedule(dynamic)
     for (int64_t unit = arrays->units.begin; unit < arrays->units.end; unit++) {
       struct work work = {plan, arrays, unit, range};
@@ -294,18 +340,17 @@ static void causal_range(struct favor_plan *plan, const struct block_arrays *arr
     }
     return;
   }
-  int64_t piece = (n_runs + n_chunks - 1) / n_chunks * run;
-  n_chunks = count_pieces(range, piece);
-  find_chunk_prefixes(plan, arrays, range, piece, n_chunks, rows);
+  find_chunk_prefixes(plan, arrays, &chunking, rows);
 #pragma omp for schedule(dynamic)
-  for (int64_t item = 0; item < n_chunks * n_units(arrays); item++) {
-    struct work work = {plan, arrays, arrays->units.begin + item / n_chunks, piece_at(range, piece, item % n_chunks)};
-    causal(&work, chunk_rows(plan, item % n_chunks, work.unit));
+  for (int64_t item = 0; item < chunking.n * n_units(arrays); item++) {
+    const int64_t chunk = item % chunking.n;
+    struct work work = {plan, arrays, arrays->units.begin + item / chunking.n, piece_at(range, chunking.piece, chunk)};
+    causal(&work, chunk_rows(plan, chunk, work.unit));
   }
 #pragma omp for
   for (int64_t unit = arrays->units.begin; unit < arrays->units.end; unit++) {
     state_clear(&plan->engine, plan_unit_rows(plan, rows, unit));
-    binned_merge(chunk_rows(plan, n_chunks - 1, unit), plan_unit_rows(plan, rows, unit), plan->engine.shape.features);
+    binned_merge(chunk_rows(plan, chunking.n - 1, unit), plan_unit_rows(plan, rows, unit), plan->engine.shape.features);
   }
 }
 
@@ -386,13 +431,19 @@ static void attend_segments(struct favor_plan *plan, const struct block_arrays *
 }
 
 void execute_absorb(struct favor_plan *plan, const struct block_arrays *arrays, struct range range, enum slot slot) {
+  const struct chunking chunking = chunking_of(plan, range);
   if (n_units(arrays) == 0) return;
 #pragma omp parallel num_threads(plan->threads)
   {
     binding_enter(plan->binding);
-    absorb_range(plan, arrays, range, plan->rows[slot]);
+    if (chunking.n > 1) {
+      absorb_chunks(plan, arrays, &chunking, plan->rows[slot]);
+    } else {
+      absorb_range(plan, arrays, range, plan->rows[slot]);
+    }
     binding_leave(plan->binding);
   }
+  if (chunking.n > 1) plan->absorbed_chunks = chunking;
 }
 
 void execute_emit(struct favor_plan *plan, const struct block_arrays *arrays, struct range range, enum slot slot,
