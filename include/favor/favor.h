@@ -274,7 +274,7 @@ struct favor_problem {
   /* Data passes block by block (see favor_plan_run_block); methods that take a whole shard at once do not stream. */
   bool is_streamed;
   int64_t block_tokens; /* streamed: tokens of a rank's part of a block at most, rounded to whole runs; 0: chosen */
-  int64_t memory_bytes; /* per rank, for states, scratch and what the caller holds; 0: no bound */
+  int64_t memory_bytes; /* per rank, for states, scratch, kept features and what the caller holds; 0: no bound */
   int64_t blocks_held;  /* blocks that the caller holds at a time; 0: one */
   int64_t caller_bytes; /* what else it holds, of memory_bytes */
 };
@@ -308,7 +308,8 @@ struct favor_plan;
  * (LAPACK), FAVOR_EMPI. Sets OpenBLAS to one thread for the whole process: tiles are too small to share.
  * A causal rank that has to absorb its keys before it computes outputs (a token shard, or threads that share a head)
  * keeps their features from the one to the other, about M reals a token of a block and key head, as far as
- * problem.memory_bytes leaves room for them; what is not kept is computed twice. That changes no bit of the outputs.
+ * problem.memory_bytes leaves room for them; without a bound they take up to 5/4 of what q, k, v and out of a block do.
+ * What is not kept is computed twice. That changes no bit of the outputs.
  * On failure *plan is NULL. The plan keeps using the context, which must outlive it. */
 FAVOR_API enum favor_status favor_plan_create(struct favor_context *context, const struct favor_problem *problem,
                                               struct favor_plan **plan);

@@ -7,12 +7,21 @@
 
 enum { ALIGNMENT = 64 };
 
+/* In multiples of ALIGNMENT, of which even nothing takes one; 0 where that overflows. */
+static size_t total_of(size_t count, size_t bytes) {
+  if (bytes != 0 && count > (SIZE_MAX - ALIGNMENT) / bytes) return 0;
+  const size_t total = count * bytes;
+  return total == 0 ? ALIGNMENT : (total + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+}
+
+void *memory_untouched(size_t count, size_t bytes) {
+  const size_t total = total_of(count, bytes);
+  return total > 0 ? aligned_alloc(ALIGNMENT, total) : NULL;
+}
+
 void *memory_zeroed(size_t count, size_t bytes) {
-  if (bytes != 0 && count > (SIZE_MAX - ALIGNMENT) / bytes) return NULL;
-  size_t total = count * bytes;
-  total = total == 0 ? ALIGNMENT : (total + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
-  void *memory = aligned_alloc(ALIGNMENT, total);
-  if (memory) memset(memory, 0, total);
+  void *memory = memory_untouched(count, bytes);
+  if (memory) memset(memory, 0, total_of(count, bytes));
   return memory;
 }
 

@@ -8,6 +8,9 @@
  * overflows. A size of 0 gives a valid pointer. Freed with free(). */
 void *memory_zeroed(size_t count, size_t bytes);
 
+/* The same untouched, for threads that are to have it near: its pages come to be where each is written first. */
+void *memory_untouched(size_t count, size_t bytes);
+
 /* The largest resident set of this process so far, in bytes. */
 size_t memory_peak_bytes(void);
 

@@ -167,12 +167,14 @@ static enum favor_status average(struct favor_context *context, struct favor_rat
   enum favor_status status = FAVOR_OK;
   for (int i = 0; i < n && status == FAVOR_OK; i++) {
     double seconds[] = {rates[i].absorb_s, rates[i].emit_s, rates[i].causal_s, rates[i].keep_s, rates[i].kept_s};
+    int64_t n_without = rates[i].kept_s > 0 ? 0 : 1; /* on some rank there was no memory, or the kernel keeps nothing */
     status = dist_sum_double(context, seconds, 5);
+    if (status == FAVOR_OK) status = dist_max_int64(context, &n_without, 1);
     rates[i].absorb_s = seconds[0] / context->size;
     rates[i].emit_s = seconds[1] / context->size;
     rates[i].causal_s = seconds[2] / context->size;
-    rates[i].keep_s = seconds[3] / context->size;
-    rates[i].kept_s = seconds[4] / context->size;
+    rates[i].keep_s = n_without > 0 ? 0 : seconds[3] / context->size;
+    rates[i].kept_s = n_without > 0 ? 0 : seconds[4] / context->size;
   }
   return status;
 }

@@ -79,9 +79,10 @@ static void attend_row_exactly(const struct engine *engine, struct worker *worke
   }
 }
 
-/* From here on the keys are taken as they are, having been looked at when their features were kept. */
-static void forget_features(const struct engine *engine, struct worker *worker, const struct head_weights *weights,
-                            struct kernel_keys *keys) {
+/* From here on the keys are taken as they are. Their half norms and transformed rows are made again, as nobody needed
+ * them; they were found right when their features were kept. */
+static void restore_keys(const struct engine *engine, struct worker *worker, const struct head_weights *weights,
+                         struct kernel_keys *keys) {
   struct refusal refusal;
   if (kernel_has_features(engine->kernel->causal_tokens, keys)) {
     worker_measure_keys(engine, worker, weights->transform, keys, &refusal);
@@ -100,7 +101,7 @@ static bool has_lost(const struct kernel_queries *queries) {
 static void repair_lost(const struct engine *engine, struct worker *worker, const struct head_weights *weights,
                         struct kernel_keys *keys, const struct kernel_queries *queries) {
   if (!has_lost(queries)) return;
-  forget_features(engine, worker, weights, keys);
+  restore_keys(engine, worker, weights, keys);
   for (int64_t h = 0; h < queries->n_heads; h++) {
     struct kernel_queries head = *queries;
     head.q = row_in(engine, queries->q, queries->q_head_stride, h);
@@ -132,7 +133,7 @@ static void causal_tile(const struct engine *engine, struct worker *worker, cons
     repair_lost(engine, worker, weights, keys, queries);
     return;
   }
-  forget_features(engine, worker, weights, keys);
+  restore_keys(engine, worker, weights, keys);
   sum_copy(engine, &worker->run, &worker->raised);
   sum_raise_shift(engine, &worker->raised, worker->view.shift);
   engine->ops->causal(&job, keys, queries, &worker->view.kernel, &worker->raised.kernel, &worker->before.kernel);
@@ -175,7 +176,7 @@ bool attend_causal(const struct engine *engine, struct worker *worker, const str
       return false;
     }
     n = worker_settle_shifts(engine, worker, n, tile_keys.v, tile_keys.v_stride, &worker->run);
-    if (n < tile_keys.n) forget_features(engine, worker, weights, &tile_keys);
+    if (n < tile_keys.n) restore_keys(engine, worker, weights, &tile_keys);
     tile_keys.n = tile_queries.n = n;
     worker_norms(engine, worker, &tile_queries);
     causal_tile(engine, worker, weights, &tile_keys, &tile_queries);

@@ -24,7 +24,7 @@ static inline struct kernel_features *kept_at(const struct kept_tiles *kept, int
   return (struct kernel_features *)(void *)(kept->features + kept->tile_bytes * (size_t)tile);
 }
 
-static inline struct kept_tag kept_tag(const struct kept_tiles *kept, const struct kernel *kernel, int64_t tile) {
+static inline struct kept_tag kept_tag_of(const struct kept_tiles *kept, const struct kernel *kernel, int64_t tile) {
   return (struct kept_tag){kept->first.pass, kept->first.token + tile * kernel->tile_tokens};
 }
 
@@ -34,7 +34,7 @@ static inline struct kernel_features *kept_claim(const struct kept_tiles *kept, 
   const int64_t tile = t / kernel->tile_tokens;
   if (tile >= kept->n || t % kernel->tile_tokens != 0) return NULL;
   struct kernel_features *features = kept_at(kept, tile);
-  kept->tags[tile] = kept_tag(kept, kernel, tile);
+  kept->tags[tile] = kept_tag_of(kept, kernel, tile);
   features->n = 0;
   return features;
 }
@@ -43,7 +43,7 @@ static inline struct kernel_features *kept_claim(const struct kept_tiles *kept, 
 static inline struct kernel_features *kept_find(const struct kept_tiles *kept, const struct kernel *kernel, int64_t t) {
   const int64_t tile = t / kernel->tile_tokens;
   if (tile >= kept->n || t % kernel->causal_tokens != 0) return NULL;
-  const struct kept_tag tag = kept_tag(kept, kernel, tile);
+  const struct kept_tag tag = kept_tag_of(kept, kernel, tile);
   return kept->tags[tile].pass == tag.pass && kept->tags[tile].token == tag.token ? kept_at(kept, tile) : NULL;
 }
 

@@ -320,7 +320,7 @@ struct NAME(scratch) {
   REAL *mixed;         /* [rows of a Hadamard block][LANES]: tokens after the common round */
   REAL *turned;        /* the same: in the rounds of a block */
   struct NAME(waiting) waiting;
-  int64_t kept_stride; /* factors from the features kept of a tile to those of the next; 0: none are kept */
+  size_t kept_bytes; /* from the features kept of a tile to those of the next; 0: none are kept */
   struct NAME(ahead) ahead;
   bool is_cut; /* some key so far did not go together with those before it */
 };
@@ -341,7 +341,7 @@ static size_t NAME(carve)(const struct kernel_shape *shape, void *memory, struct
   scratch->x_row = x_row;
   scratch->e_row = e_row;
   scratch->waiting = (struct NAME(waiting)){.n = 0};
-  scratch->kept_stride = 0;
+  scratch->kept_bytes = 0;
   scratch->ahead = (struct NAME(ahead)){.key = NULL};
   scratch->is_cut = false;
   size_t total = 0;

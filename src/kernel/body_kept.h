@@ -21,6 +21,9 @@ static FACTOR *NAME(kept_facts)(struct kernel_features *features) {
   return (FACTOR *)(void *)((char *)features + (sizeof *features + 63) / 64 * 64);
 }
 
+/* Past the last tile an address and no more. */
+static const FACTOR *NAME(beyond)(const FACTOR *x, size_t bytes) { return (const FACTOR *)((uintptr_t)x + bytes); }
+
 /* Features, exponents and normalisers are where those of a part are kept. */
 static void NAME(enter_part)(struct kernel_features *features, int64_t part, struct NAME(scratch) * scratch) {
   FACTOR *facts = NAME(kept_facts)(features) + part * NAME(PART_FACTS) * scratch->m_row;
@@ -33,7 +36,7 @@ static void NAME(enter_part)(struct kernel_features *features, int64_t part, str
 static void NAME(keep_keys)(const struct kernel_job *job, struct kernel_features *features,
                             struct NAME(scratch) * scratch) {
   scratch->key = NAME(kept_facts)(features) + NAME(N_PARTS) * NAME(PART_FACTS) * scratch->m_row;
-  scratch->kept_stride = (int64_t)(NAME(features_bytes)(job->shape) / sizeof(FACTOR));
+  scratch->kept_bytes = NAME(features_bytes)(job->shape);
 }
 
 /* The keys of a causal tile are taken from there. */
@@ -45,5 +48,6 @@ static void NAME(take_kept)(const struct kernel_job *job, const struct kernel_ke
   scratch->key += part * part_factors;
   scratch->ahead = (struct NAME(ahead)){
       .key = scratch->key + part_factors, .value = (const REAL *)keys->v, .value_stride = keys->v_stride};
-  if (part + 1 == NAME(N_PARTS)) scratch->ahead.key += scratch->kept_stride - NAME(N_PARTS) * part_factors;
+  if (part + 1 < NAME(N_PARTS)) return;
+  scratch->ahead.key = NAME(beyond)(scratch->key - part * part_factors, scratch->kept_bytes);
 }

@@ -98,7 +98,7 @@ static void NAME(key_features)(const struct kernel_job *job, const struct NAME(t
                             .minus = directions,
                             .row = scratch->key_row,
                             .key_row = scratch->key_row};
-  if (scratch->kept_stride > 0) pass.ahead.key = features + scratch->kept_stride;
+  if (scratch->kept_bytes > 0) pass.ahead.key = NAME(beyond)(features, scratch->kept_bytes);
   if (kernel_signs(job->shape) == 2) NAME(pad_features)(true, job->shape, part->n, features, scratch->key_row);
 #ifndef PAIRS
   if (job->shape->hadamard_width > 0) {

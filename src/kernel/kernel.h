@@ -76,7 +76,7 @@ struct kernel_keys {
   int64_t k_stride;
   const void *v;
   int64_t v_stride;
-  const double *half_norm; /* [n] h of each key; causal: not read where kernel_has_features */
+  const double *half_norm; /* [n] h of each key; causal: neither it nor k is read where kernel_has_features */
   const void *v_scale;     /* real [E], powers of two that values enter the sum with; NULL: ones */
   /* NULL; or for absorb, where to keep the features of these keys, which start a tile; or for causal, those of the tile
    * that the keys are in. */

@@ -8,7 +8,8 @@
 struct cost_job {
   int64_t size, threads; /* of a rank, at most */
   int64_t run_tokens;    /* shards are whole runs */
-  bool keeps_features;   /* of keys that are absorbed first (plan/kept.h) */
+  bool keeps_features; /* of keys that are absorbed first (plan/kept.h): the kernel can, and memory is taken for granted
+                        */
 };
 
 struct grid {
@@ -29,7 +30,7 @@ int64_t cost_absorbed_batches(const struct cost_job *job, int64_t n_parts, int64
 /* The grid of least work on the busiest rank among those with heads * tokens <= job->size and heads <= n_units (flat
  * key heads). Work in units of M D flops a query head and token (E = D): 8, and for the causal heads that token shards
  * absorb first, to know their prefixes, 4 more, or what takes as long as 3 where their features are kept (measured;
- * doc/performance.md); ties go to more heads, which share nothing. */
+ * doc/scaling.md); ties go to more heads, which share nothing. */
 struct grid cost_grid(const struct favor_problem *problem, const struct cost_job *job, int64_t n_units);
 
 #endif

@@ -20,8 +20,8 @@ struct plan_needs plan_needs(const struct favor_plan *plan);
 void plan_fit_block(struct favor_plan *plan, const struct plan_needs *needs);
 void plan_fit_whole(struct favor_plan *plan);
 
-/* Collective: chooses block_tokens within problem.memory_bytes, and what is kept in the rest of it; records FAVOR_EUSAGE
- * where nothing fits. */
+/* Collective: chooses block_tokens within problem.memory_bytes, and what is kept in the rest of it; records
+ * FAVOR_EUSAGE where nothing fits. */
 void plan_choose_block(struct favor_plan *plan);
 
 /* Local: the blocks after a position; records FAVOR_ENOMEM. */

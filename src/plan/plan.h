@@ -119,10 +119,11 @@ void plan_take_place(struct favor_plan *plan);
 int plan_count_batches(const struct favor_plan *plan);
 
 /* Of the batches of a causal plan, those whose keys all parts absorb before any outputs are computed: all of them; or,
- * where one span is all there is (spans[0] of any part), maybe but enough to keep every part busy while the others are
- * relayed: a part waits for what stands before it, computes the outputs, and so has what stands before the next part.
- * Absorbing first costs almost half as much again as outputs, or where features are kept a third. Part p gets the first
- * relayed batch when the parts before it have each computed one, and meanwhile computes p of those that were absorbed.
+ * where one span is all there is (spans[0] of any part), only enough to keep every part busy while the others are
+ * relayed, if that is cheaper: a part waits for what stands before it, computes the outputs, and so has what stands
+ * before the next part. Absorbing first costs almost half as much again as outputs, or where features are kept a third.
+ * Part p gets the first relayed batch when the parts before it have each computed one, and meanwhile computes p of
+ * those that were absorbed.
  */
 int plan_count_absorbed(const struct favor_plan *plan, const struct span *span, int n_batches);
 

@@ -38,6 +38,17 @@ static int64_t fullest_row(const struct favor_plan *plan) {
 
 static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
+/* What ranks of a streamed plan keep besides, whose blocks are chosen; those of a row keep the same. */
+static void add_kept(struct prospect *prospect, struct plan_needs *most) {
+  struct favor_plan *plan = &prospect->plan;
+  const int64_t rows[] = {0, fullest_row(plan)};
+  for (int i = 0; i < 2; i++) {
+    prospect_move(prospect, rows[i], 0);
+    kept_choose(plan);
+    most->fixed_bytes = larger(most->fixed_bytes, plan_needs(plan).fixed_bytes + (int64_t)kept_bytes(plan));
+  }
+}
+
 /* Looks at every rank of the two kinds of rows: what the largest of them needs. Refuses as the first that cannot. */
 static struct plan_needs look_at_ranks(struct prospect *prospect) {
   struct favor_plan *plan = &prospect->plan;
@@ -59,9 +70,7 @@ static struct plan_needs look_at_ranks(struct prospect *prospect) {
   }
   if (!is_whole(plan) && !dist_has_failed(&prospect->context)) {
     plan_fit_block(plan, &most);
-    prospect_move(prospect, fullest_row(plan), 0);
-    kept_choose(plan);
-    most.fixed_bytes += (int64_t)kept_bytes(plan);
+    add_kept(prospect, &most);
   }
   return most;
 }
@@ -154,6 +163,7 @@ static void predict(struct prospect *prospect, const struct favor_problem *probl
   if (dist_has_failed(context)) return;
   describe(prospect, &needs, prediction);
   prospect_move(prospect, fullest_row(plan), 0);
+  if (is_whole(plan)) plan_fit_whole(plan);
   kept_choose(plan);
   predict_time(prospect, prediction);
 }

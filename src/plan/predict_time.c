@@ -24,7 +24,8 @@ struct outlook_part {
   double states_sent;
   double before_s, beside_s, after_s; /* of the block at hand: until its states can go, while they travel, once others'
                                          are here */
-  struct span spans[2];               /* of the block at hand */
+  double saved_beside_s, saved_after_s; /* of these, as keys were absorbed before */
+  struct span spans[2];                 /* of the block at hand */
 };
 
 struct outlook {
@@ -104,9 +105,15 @@ static int64_t count_chunks(const struct outlook *outlook, int64_t tokens) {
   return chunks <= n_runs ? chunks : n_runs > 0 ? n_runs : 1;
 }
 
+/* Keys that are absorbed first. */
+static double absorb_first_s(const struct outlook *outlook, int64_t tokens) {
+  const struct pace *pace = &outlook->pace;
+  return spread_s(outlook, pace->absorb + outlook->kept * (pace->keep - pace->absorb), tokens);
+}
+
 /* To know what stands before each chunk but the first. */
 static double prefixes_s(const struct outlook *outlook, int64_t tokens) {
-  return spread_s(outlook, outlook->pace.absorb, tokens) * (1 - 1.0 / (double)count_chunks(outlook, tokens));
+  return absorb_first_s(outlook, tokens) * (1 - 1.0 / (double)count_chunks(outlook, tokens));
 }
 
 /* Causal heads are sequential: a thread takes a whole one or a chunk. */
@@ -123,11 +130,7 @@ static double attend_s(const struct outlook *outlook, int64_t tokens) {
   return spread_s(outlook, outlook->pace.absorb + outlook->pace.emit, tokens);
 }
 
-/* Keys that are absorbed first, and what that saves of their outputs: features that are kept, prefixes of chunks. */
-static double absorb_first_s(const struct outlook *outlook, int64_t tokens) {
-  const struct pace *pace = &outlook->pace;
-  return spread_s(outlook, pace->absorb + outlook->kept * (pace->keep - pace->absorb), tokens);
-}
+/* What that saves of their outputs: features that are kept, prefixes of chunks. */
 static double saved_s(const struct outlook *outlook, int64_t tokens) {
   const struct pace *pace = &outlook->pace;
   return spread_s(outlook, outlook->kept * (pace->causal - pace->kept), tokens) + prefixes_s(outlook, tokens);
@@ -229,9 +232,14 @@ static void share_out(struct outlook *outlook, struct range window, int64_t inde
   part->before_s = absorb_first_s(outlook, absorbed);
   part->beside_s = attend_s(outlook, share - waiting);
   part->after_s = is_causal ? causal_s(outlook, waiting) : spread_s(outlook, outlook->pace.emit, waiting);
-  if (!is_causal) return;
-  part->beside_s -= saved_s(outlook, absorbed - kept_waiting);
-  part->after_s -= saved_s(outlook, kept_waiting);
+  part->saved_beside_s = is_causal ? saved_s(outlook, absorbed - kept_waiting) : 0;
+  part->saved_after_s = is_causal ? saved_s(outlook, kept_waiting) : 0;
+}
+
+/* What a share of the heads saves. */
+static void save(struct outlook_part *part, double share) {
+  part->beside_s -= share * part->saved_beside_s;
+  part->after_s -= share * part->saved_after_s;
 }
 
 /* What is sent in a block, and how long the states of those before are on their way; 0 where it waits for nobody. */
@@ -292,6 +300,7 @@ static void relayed_block(struct outlook *outlook, struct range window, int n_ab
     double sent;
     share_out(outlook, window, index);
     part->before_s *= index + 1 < n_parts ? share : 0;
+    save(part, index + 1 < n_parts ? share : 0);
     const double travel_s = scan_s(outlook, n_parts, index, &sent),
                  end_s = relay(outlook, index, n_absorbed, ready_s, travel_s, relayed_s);
     part->features_state_s += outlook->n_alike * part->before_s;
@@ -310,6 +319,7 @@ static void attend_block(struct outlook *outlook, struct range window) {
   double slowest_s = 0, ready_s = 0;
   for (int64_t part = 0; part < n_parts; part++) {
     share_out(outlook, window, part);
+    save(&outlook->parts[part], 1);
     if (!is_causal) ready_s = fmax(ready_s, outlook->parts[part].before_s);
   }
   for (int64_t part = 0; part < n_parts; part++) {

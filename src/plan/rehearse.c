@@ -3,11 +3,7 @@
 #include "base/clock.h"
 
 bool rehearse_kept(struct favor_plan *plan, const struct block_arrays *arrays, double *keep_s, double *kept_s) {
-  if (kept_share(plan) < 1) {
-    kept_free(plan);
-    kept_choose_all(plan);
-    kept_allocate(plan);
-  }
+  kept_take_all(plan);
   if (plan->kept.n_units == 0) return false;
   plan->kept.pass++;
   const double begin = clock_now_s();

@@ -158,6 +158,43 @@ static void test_blocks_and_threads(void **state) {
   hold(&problem);
 }
 
+/* A bound that leaves room for some of the features that are kept without one. */
+static int64_t bound_for(const struct favor_problem *problem) {
+  struct favor_plan *plan;
+  struct favor_plan_info info;
+  struct favor_prediction prediction;
+  const struct favor_machine machine = favor_machine_default();
+  const struct favor_job job = job_of(problem);
+  assert_all(favor_plan_create(world, problem, &plan) == FAVOR_OK);
+  assert_all(favor_predict(world, problem, &job, &machine, &prediction) == FAVOR_OK);
+  favor_plan_info(plan, &info);
+  favor_plan_destroy(&plan);
+  return largest((int64_t)(info.memory_bytes - info.kept_bytes * 6 / 10)) + (int64_t)prediction.held_bytes;
+}
+
+/* By a kernel that can, in rows of the grid of which one may have more threads than heads, or relay some. */
+static void test_kept_features(void **state) {
+  (void)state;
+  for (int i = 0; i < 16; i++) {
+    struct favor_problem problem = base();
+    problem.kernel = "auto";
+    problem.is_causal = true;
+    problem.is_streamed = i % 2;
+    problem.threads = 1 + i / 2 % 2;
+    problem.heads = problem.kv_heads = i / 4 % 2 ? 5 : 3;
+    problem.tokens = i / 8 ? 4096 : 40000;
+    if (i / 8) {
+      problem.segments = SEGMENTS;
+      problem.n_segments = 5;
+    }
+    problem.grid_heads = mpi_size() < 2 ? 1 : 2;
+    problem.grid_tokens = mpi_size() / problem.grid_heads;
+    hold(&problem);
+    problem.memory_bytes = bound_for(&problem);
+    hold(&problem);
+  }
+}
+
 static void test_estimates_and_methods(void **state) {
   (void)state;
   struct favor_problem problem = base();
@@ -339,15 +376,11 @@ static void test_close(void **state) {
 
 int main(int argc, char **argv) {
   const struct CMUnitTest tests[] = {
-      mpi_unit_test(test_open),
-      mpi_unit_test(test_grids),
-      mpi_unit_test(test_batches),
-      mpi_unit_test(test_blocks_and_threads),
-      mpi_unit_test(test_estimates_and_methods),
-      mpi_unit_test(test_refusals),
-      mpi_unit_test(test_seconds),
-      mpi_unit_test(test_rates),
-      mpi_unit_test(test_costs),
+      mpi_unit_test(test_open),          mpi_unit_test(test_grids),
+      mpi_unit_test(test_batches),       mpi_unit_test(test_blocks_and_threads),
+      mpi_unit_test(test_kept_features), mpi_unit_test(test_estimates_and_methods),
+      mpi_unit_test(test_refusals),      mpi_unit_test(test_seconds),
+      mpi_unit_test(test_rates),         mpi_unit_test(test_costs),
       mpi_unit_test(test_close),
   };
   return mpi_cmocka_main(&argc, &argv, "predict", tests, sizeof tests / sizeof tests[0]);
