@@ -126,9 +126,11 @@ static void print_table(const struct attend *attend, const struct favor_job *job
          report_bytes((double)prediction->bytes_written, written));
   attend_print_seconds("seconds", &prediction->seconds);
   if (!attend_has_rates(attend)) return;
-  printf("  figures  a token and head: absorb %.0f ns, emit %.0f, causal pass %.0f, %s\n",
-         1e9 * prediction->rate.absorb_s, 1e9 * prediction->rate.emit_s, 1e9 * prediction->rate.causal_s,
-         attend_describe_rates(attend, prediction, rates, sizeof rates));
+  const struct favor_rate *rate = &prediction->rate;
+  printf("  figures  a token and head: absorb %.0f ns, emit %.0f, causal pass %.0f", 1e9 * rate->absorb_s,
+         1e9 * rate->emit_s, 1e9 * rate->causal_s);
+  if (rate->kept_s > 0) printf(", keeping features %.0f and %.0f", 1e9 * rate->keep_s, 1e9 * rate->kept_s);
+  printf(", %s\n", attend_describe_rates(attend, prediction, rates, sizeof rates));
 }
 
 /* Collective, before the prediction: the problem, and of which file it is. */
