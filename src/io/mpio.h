@@ -1,11 +1,11 @@
 /* Collective reads of a dataset through parallel HDF5. Only reads: what collective writes do with errors is in
  * doc/file-format.md.
  *
- * Neither MPI-IO nor HDF5 lets ranks leave a collective call together where one of them fails: others may wait in it for
- * good. So ranks meet after each call. One that failed waits for the others for some seconds; where they do not come, it
- * is the only one that can speak: its context is dead, its error pending (favor_io.h). Where rank 0 cannot read the
- * superblock, HDF5 1.10 does not even return, as its clean-up waits for those to whom it owes a broadcast: that is left
- * to the watch, and rare, since each rank has read it just before. */
+ * Neither MPI-IO nor HDF5 lets ranks leave a collective call together where one of them fails: others may wait in it
+ * for good. So ranks meet after each call. One that failed waits for the others for some seconds; where they do not
+ * come, it is the only one that can speak: its context is dead, its error pending (favor_io.h). Where rank 0 cannot
+ * read the superblock, HDF5 1.10 does not even return, as its clean-up waits for those to whom it owes a broadcast:
+ * that is left to the watch, and rare, since each rank has read it just before. */
 #ifndef FAVOR_IO_MPIO_H
 #define FAVOR_IO_MPIO_H
 

@@ -216,8 +216,8 @@ static void tell_span(struct favor_plan *plan, const struct block_arrays *arrays
   void *partial = plan->rows[SLOT_SPAN_0 + parity];
   /* The last of a span has nobody to tell but the next block, which relayed batches keep waiting anyway. */
   const bool goes_on = n_absorbed == plan->n_batches && span->piece.end == window.end && is_wanted_at(plan, window.end);
-  const bool is_absorbed = !span->is_last || goes_on ||
-                           (n_absorbed == plan->n_batches && is_absorbed_for_itself(plan, span, share));
+  const bool is_absorbed =
+      !span->is_last || goes_on || (n_absorbed == plan->n_batches && is_absorbed_for_itself(plan, span, share));
   start_span(plan, parity, window);
   for (int batch = 0; batch < n_absorbed; batch++) {
     const struct block_arrays of = batch_arrays(plan, arrays, batch);
