@@ -110,7 +110,8 @@ struct favor_prediction {
   int64_t bytes_sent;     /* state bytes that the busiest rank sends; -1: not known, as tokens travel, not states */
   double flops;           /* as in favor_plan_info */
   struct favor_rate rate; /* by which the seconds were reckoned: of this shape, or scaled from it by flops */
-  bool is_rate_measured;  /* it is one of machine->rates; else a default figure */
+  bool is_rate_measured;  /* it is from one of machine->rates; else from a default figure */
+  struct favor_rate from; /* what it is scaled from; the same where that is of this shape, map, projection and threads */
   struct favor_predicted_seconds seconds;
 };
 

@@ -103,7 +103,7 @@ static void print_table(const struct attend *attend, const struct favor_job *job
                         const struct favor_prediction *prediction) {
   const struct favor_problem *problem = &attend->problem;
   const struct options *options = attend->command->options;
-  char state[32], plan[32], held[32], read[32], written[32], sent[32], rates[OPTION_TEXT_BYTES + 128];
+  char state[32], plan[32], held[32], read[32], written[32], sent[32], rates[OPTION_TEXT_BYTES + 192];
   printf("plan for %s\n", options->n_operands > 0 ? options->operands[0] : options_text(options, OPTION_SHAPE));
   printf("  shape    batch %lld, heads %lld (key heads %lld), tokens %lld, widths %lld and %lld, segments %lld\n",
          (long long)problem->batch, (long long)problem->heads, (long long)problem->kv_heads, (long long)problem->tokens,

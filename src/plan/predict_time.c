@@ -495,6 +495,7 @@ void predict_time(struct prospect *prospect, struct favor_prediction *prediction
   const struct favor_plan *plan = &prospect->plan;
   const struct rate_subject subject = subject_of(plan);
   const struct favor_rate *rate = rates_find(prospect->machine, &subject, &prediction->is_rate_measured);
+  prediction->from = *rate;
   prediction->rate = rates_scaled(rate, &subject);
   const int n_batches = plan_count_batches(plan);
   struct outlook outlook = {

@@ -316,6 +316,7 @@ static void test_rates(void **state) {
   problem.features = 64; /* twice the work */
   assert_all(favor_predict(world, &problem, &job, &machine, &prediction) == FAVOR_OK);
   assert_all(prediction.is_rate_measured && fabs(prediction.rate.absorb_s - 6e-6) < 1e-12);
+  assert_all(prediction.rate.features == 64 && prediction.from.features == 32 && prediction.from.absorb_s == 3e-6);
   assert_all(fabs(prediction.seconds.run / (4 * 4096 * 16e-6) - 1) < 1e-6);
   problem.is_causal = true;
   assert_all(favor_predict(world, &problem, &job, &machine, &prediction) == FAVOR_OK);
