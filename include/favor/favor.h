@@ -468,8 +468,8 @@ struct favor_plan_times {
   double accumulate_s; /* of absorbing and emitting, by all threads: runs into the reproducible state, and reading it */
   int64_t bytes_sent;  /* state bytes that this rank sent */
   /* States on their way: the time in which some were, from when this rank was ready to send or receive them until it
-   * saw that they had met, and in which it had nothing to compute meanwhile. What is hidden behind arithmetic is 1 -
-   * blocked_s / in_flight_s. */
+   * saw that they had met, and in which it had nothing to compute meanwhile. Hidden behind arithmetic is a share of
+   * 1 - blocked_s / in_flight_s. */
   double in_flight_s, blocked_s;
 };
 /* Local: of the run since favor_plan_begin. */

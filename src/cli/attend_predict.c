@@ -48,16 +48,11 @@ bool attend_has_rates(const struct attend *attend) {
   return attend->problem.method == FAVOR_METHOD_FAVOR && attend->problem.window < 0;
 }
 
-static bool is_same_subject(const struct favor_rate *a, const struct favor_rate *b) {
-  return a->map == b->map && a->projection == b->projection && a->key_width == b->key_width &&
-         a->value_width == b->value_width && a->features == b->features && a->threads == b->threads;
-}
-
 /* ", from that of ..." where the rate is not of this very work. */
 static void describe_source(const struct favor_prediction *prediction, char *text, size_t size) {
   const struct favor_rate *from = &prediction->from;
   *text = '\0';
-  if (is_same_subject(&prediction->rate, from)) return;
+  if (machine_is_same_subject(&prediction->rate, from)) return;
   snprintf(text, size, ", from the rate of D=%lld E=%lld M=%lld, %s, %s, %d thread%s", (long long)from->key_width,
            (long long)from->value_width, (long long)from->features, option_at(OPTION_MAP)->choices[from->map],
            option_at(OPTION_PROJECTION)->choices[from->projection], from->threads, from->threads == 1 ? "" : "s");
@@ -90,6 +85,6 @@ void attend_print_prediction(const struct attend *attend) {
   if (!predict(attend, &prediction)) return;
   attend_print_seconds("expected", &prediction.seconds);
   if (attend_has_rates(attend) &&
-      (!prediction.is_rate_measured || !is_same_subject(&prediction.rate, &prediction.from)))
+      (!prediction.is_rate_measured || !machine_is_same_subject(&prediction.rate, &prediction.from)))
     printf("           %s\n", attend_describe_rates(attend, &prediction, rates, sizeof rates));
 }

@@ -248,7 +248,7 @@ static json_t *pack_rate(const struct favor_rate *rate) {
                    1e9 * rate->kept_s);
 }
 
-static bool is_same_subject(const struct favor_rate *a, const struct favor_rate *b) {
+bool machine_is_same_subject(const struct favor_rate *a, const struct favor_rate *b) {
   return strcmp(a->kernel, b->kernel) == 0 && a->precision == b->precision && a->map == b->map &&
          a->projection == b->projection && a->key_width == b->key_width && a->value_width == b->value_width &&
          a->features == b->features && a->threads == b->threads;
@@ -294,7 +294,7 @@ void machine_store_rates(struct favor_context *context, const char *path, double
   json_t *list = json_array();
   for (int i = 0; i < before.figures.n_rates; i++) {
     bool is_kept = true;
-    for (int j = 0; j < n_rates; j++) is_kept = is_kept && !is_same_subject(&before.rates[i], &rates[j]);
+    for (int j = 0; j < n_rates; j++) is_kept = is_kept && !machine_is_same_subject(&before.rates[i], &rates[j]);
     if (is_kept) json_array_append_new(list, pack_rate(&before.rates[i]));
   }
   for (int i = 0; i < n_rates; i++) json_array_append_new(list, pack_rate(&rates[i]));

@@ -16,6 +16,9 @@ struct machine_file {
 enum favor_status machine_load(struct favor_context *context, const char *path, struct machine_file *machine);
 void machine_release(struct machine_file *machine);
 
+/* Whether two rates are of the same kernel, precision, map, projection, shape and threads. */
+bool machine_is_same_subject(const struct favor_rate *a, const struct favor_rate *b);
+
 /* Local: what a run that is made or over should take. False where that cannot be told, or an error is pending already:
  * the model has every rank be like this one, so it may refuse what the ranks, unlike each other, can do. That is no
  * error of the run, and none is left pending. */

@@ -223,6 +223,20 @@ static inline void close_everywhere(struct favor_tensor **tensor) {
   MPI_Barrier(MPI_COMM_WORLD);
 }
 
+/* On this rank: a compressed file whose first chunk is damaged. False: it could not be made so. */
+static inline bool write_damaged(const char *path, const struct favor_tensor_shape *shape) {
+  static const unsigned char zeros[64];
+  haddr_t address;
+  hsize_t chunk_bytes, offset[4] = {0};
+  if (!write_stored(path, shape, COMPRESSED)) return false;
+  hid_t file = H5Fopen(path, H5F_ACC_RDONLY, H5P_DEFAULT), dataset = H5Dopen2(file, "q", H5P_DEFAULT);
+  H5Dget_chunk_info_by_coord(dataset, offset, NULL, &address, &chunk_bytes);
+  H5Dclose(dataset);
+  H5Fclose(file);
+  int fd = open(path, O_WRONLY);
+  return chunk_bytes > 64 && pwrite(fd, zeros, 64, (off_t)address) == 64 && close(fd) == 0;
+}
+
 /* ---- slabs in memory --------------------------------------------------------------------------------------------- */
 
 static inline size_t precision_bytes(enum favor_precision precision) {

@@ -240,25 +240,12 @@ static void test_truncated_while_open(void **state) {
 /* A byte of the first chunk is wrong: the ranks that need it tell the others. */
 static void test_damaged_chunk(void **state) {
   (void)state;
-  static const unsigned char zeros[64];
   const struct favor_tensor_shape shape = small_shape(FAVOR_HEADS_FIRST, 4, FAVOR_FLOAT64);
   struct scratch scratch;
   double *data = malloc((size_t)n_elements(&shape) * sizeof *data);
-  bool is_damaged = true;
   scratch_begin(&scratch);
   const char *path = scratch_path(&scratch, "in.h5");
-  if (mpi_rank() == 0) {
-    haddr_t address;
-    hsize_t chunk_bytes, offset[4] = {0};
-    is_damaged = write_stored(path, &shape, COMPRESSED);
-    hid_t file = H5Fopen(path, H5F_ACC_RDONLY, H5P_DEFAULT), dataset = H5Dopen2(file, "q", H5P_DEFAULT);
-    H5Dget_chunk_info_by_coord(dataset, offset, NULL, &address, &chunk_bytes);
-    H5Dclose(dataset);
-    H5Fclose(file);
-    int fd = open(path, O_WRONLY);
-    is_damaged = is_damaged && chunk_bytes > 64 && pwrite(fd, zeros, 64, (off_t)address) == 64 && close(fd) == 0;
-  }
-  assert_all(is_damaged);
+  assert_all(mpi_rank() != 0 || write_damaged(path, &shape));
   struct favor_tensor *tensor = open_together(&scratch, "in.h5", FAVOR_HEADS_FIRST);
   enum favor_status status =
       favor_tensor_read_all(tensor, 0, 10, part_begin(shape.tokens), part_end(shape.tokens), FAVOR_PRECISION_F64, data);
